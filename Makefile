@@ -1,0 +1,33 @@
+# What people and CI run; `make` alone lists it. Everything is built in one profile, once.
+CARGO_FLAGS := --locked --profile fast
+# The documents are for people who work here: with private items in them, links to those are good.
+RUSTDOC_FLAGS := '-D warnings -A rustdoc::private-intra-doc-links'
+PROGRAMS := --bin certs --bin ca-server --bin csr-client --bin token-issuer
+
+.PHONY: help demo test bench clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+
+demo: ## show Signet at work with real Envoys; KEEP=1 stays up and says what to try
+	tests/tools/install envoy
+	cargo build $(CARGO_FLAGS) $(PROGRAMS)
+	deploy/demo/run
+
+# The end-to-end tests run the programs that the build step leaves in target/fast.
+# cargo-deny's fourth check, advisories, needs a database from the network, which CI does not have.
+test: ## run what CI runs: format, lints, documents, bans, then every test
+	tests/tools/install envoy pkilint cargo-deny
+	cargo fmt --all --check
+	cargo clippy $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS=$(RUSTDOC_FLAGS) cargo doc $(CARGO_FLAGS) --workspace --no-deps --document-private-items
+	target/tools/cargo-deny/bin/cargo-deny --locked check bans licenses sources
+	cargo build $(CARGO_FLAGS) --workspace --bins
+	cargo test $(CARGO_FLAGS) --workspace
+
+bench: ## measure certificates per second, CPU, memory and start-up
+	cargo build $(CARGO_FLAGS) $(PROGRAMS)
+	cargo run $(CARGO_FLAGS) --package signet-tests --bin load
+
+clean: ## remove target/: everything built, installed or left by the demo
+	cargo clean

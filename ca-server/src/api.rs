@@ -1,0 +1,15 @@
+//! The edge: bytes from outside become typed requests here, errors become answers in [`status`] and nowhere
+//! else.
+//!
+//! [`istio`] answers CreateCertificate, [`trust_watch`] pushes trust bundles, [`listener`] is the TLS port
+//! under both, [`admission`] what is taken at once. [`admin`] serves operators on a Unix socket,
+//! [`monitoring`] metrics and health.
+
+pub mod admin;
+pub mod admission;
+pub mod headers;
+pub mod istio;
+pub mod listener;
+pub mod monitoring;
+pub mod status;
+pub mod trust_watch;

@@ -1,0 +1,125 @@
+//! CreateCertificate, as Istio's agents and ztunnel call it: shape in, answer out, one log line for each
+//! decision.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use signet_certs::clock::rfc3339;
+use signet_proto::istio::v1::auth::istio_certificate_service_server::IstioCertificateService;
+use signet_proto::istio::v1::auth::{IstioCertificateRequest, IstioCertificateResponse};
+use tokio::time::Instant;
+use tonic::metadata::MetadataValue;
+use tonic::{Request, Response, Status};
+
+use super::admission::PerAddress;
+use super::headers::{self, RequestIds};
+use super::status;
+use crate::issue::{self, Issuance, IssueError, Issued};
+use crate::metrics::Metrics;
+use crate::policy::Asked;
+
+/// The service.
+pub struct CertificateService {
+    /// The issuing sequence.
+    pub issuance: Arc<Issuance>,
+    /// Places for requests.
+    pub places: Arc<PerAddress>,
+    /// Names for requests.
+    pub ids: Arc<RequestIds>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Longest time a request may take.
+    pub deadline: Duration,
+}
+
+#[tonic::async_trait]
+impl IstioCertificateService for CertificateService {
+    async fn create_certificate(
+        &self,
+        request: Request<IstioCertificateRequest>,
+    ) -> Result<Response<IstioCertificateResponse>, Status> {
+        let began = Instant::now();
+        let address = headers::address(&request);
+        let id = self.ids.next();
+        self.metrics.csr_received();
+        let issued = match self.places.enter(address) {
+            Ok(_place) => self.issuance.issue(typed(request, id.clone(), began + self.deadline)).await,
+            Err(overload) => Err(IssueError::Overload(overload)),
+        };
+        match issued {
+            Ok(issued) => {
+                self.metrics.issued(began.elapsed(), issued.not_after);
+                log_issued(&id, &issued);
+                Ok(answer(issued))
+            }
+            Err(error) => {
+                let outside = status::of_issue(&error);
+                self.metrics.refused(&error, outside.reason);
+                let cause = crate::causes(&error);
+                tracing::warn!(
+                    request_id = id,
+                    reason = outside.reason,
+                    %address,
+                    cause,
+                    "certificate refused"
+                );
+                Err(outside.into_status())
+            }
+        }
+    }
+}
+
+fn typed(request: Request<IstioCertificateRequest>, id: String, deadline: Instant) -> issue::Request {
+    let evidence = headers::evidence(request.metadata());
+    let message = request.into_inner();
+    let impersonated = message.metadata.and_then(|metadata| {
+        match metadata.fields.get("ImpersonatedIdentity")?.kind.clone()? {
+            prost_types::value::Kind::StringValue(text) => Some(text),
+            other => Some(format!("{other:?}")),
+        }
+    });
+    issue::Request {
+        id,
+        now: SystemTime::now(),
+        deadline,
+        evidence,
+        csr: message.csr,
+        asked: Asked { lifetime: message.validity_duration, impersonated },
+    }
+}
+
+fn answer(issued: Issued) -> Response<IstioCertificateResponse> {
+    let trust = issued.trust;
+    let mut response = Response::new(IstioCertificateResponse { cert_chain: issued.chain });
+    let digest: String = trust.digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let headers = response.metadata_mut();
+    headers.insert("x-signet-trust-epoch", MetadataValue::from(trust.epoch));
+    headers.insert("x-signet-trust-sequence", MetadataValue::from(trust.sequence));
+    if let Ok(digest) = MetadataValue::try_from(digest) {
+        headers.insert("x-signet-trust-digest", digest);
+    }
+    response
+}
+
+fn log_issued(id: &str, issued: &Issued) {
+    let identity = issued.identity.as_str();
+    if let Some(asked) = &issued.ignored {
+        tracing::info!(
+            request_id = id,
+            identity,
+            names = ?asked.names,
+            subject = asked.subject,
+            ca = asked.ca,
+            "what the CSR asked for is ignored"
+        );
+    }
+    tracing::info!(
+        request_id = id,
+        reason = "ISSUED",
+        identity,
+        serial = %issued.serial,
+        not_after = rfc3339(issued.not_after),
+        index = issued.index,
+        "certificate issued"
+    );
+}

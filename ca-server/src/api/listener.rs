@@ -1,0 +1,224 @@
+//! The issuing port: our own accept loop, with bounded connections and handshakes and a time limit each.
+//!
+//! A client certificate is asked for and neither demanded nor judged: possession is TLS's business, who
+//! the caller is decides attestation. No session is ever resumed, because resumption skips the verifier.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring as provider};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{NoServerSessionStorage, ResolvesServerCert};
+use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
+use rustls_pki_types::{CertificateDer, UnixTime};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tonic::transport::server::Connected;
+
+use super::admission::{PerAddress, Place};
+use crate::config::Limits;
+use crate::metrics::Metrics;
+
+/// After a failed accept, which means that we are out of file handles or memory.
+const PAUSE: Duration = Duration::from_millis(50);
+/// Connections that stand between handshake and gRPC.
+const READY: usize = 64;
+
+/// Where a connection comes from; tonic hands it to every call.
+#[derive(Debug, Clone, Copy)]
+pub struct PeerAddress(pub SocketAddr);
+
+/// An accepted connection with its place.
+pub struct Connection {
+    stream: TlsStream<TcpStream>,
+    address: SocketAddr,
+    _place: Place,
+}
+
+/// TLS 1.2 and 1.3 on ring with the certificate that `certificate` has at the time.
+pub fn tls_config(certificate: Arc<dyn ResolvesServerCert>) -> Result<ServerConfig, rustls::Error> {
+    let provider = Arc::new(provider::default_provider());
+    let clients = Arc::new(AnyClient(provider.clone()));
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_client_cert_verifier(clients)
+        .with_cert_resolver(certificate);
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(config)
+}
+
+/// Accepts until the receiver is dropped.
+pub async fn accept_forever(
+    listener: TcpListener,
+    config: ServerConfig,
+    limits: Limits,
+    metrics: Arc<Metrics>,
+    connections: mpsc::Sender<io::Result<Connection>>,
+) {
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let places = PerAddress::new(limits.connections, limits.connections_per_address);
+    let handshakes = Arc::new(Semaphore::new(limits.handshakes));
+    loop {
+        // A connection waits in the kernel's queue until there is room for its handshake.
+        let Ok(handshake) = handshakes.clone().acquire_owned().await else { return };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = connections.closed() => return,
+        };
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "connection not accepted");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let place = match places.enter(address.ip()) {
+            Ok(place) => place,
+            Err(overload) => {
+                metrics.connection_refused(overload.reason());
+                continue;
+            }
+        };
+        let (acceptor, connections, metrics) = (acceptor.clone(), connections.clone(), metrics.clone());
+        tokio::spawn(async move {
+            let handshaken = shake_hands(&acceptor, stream, limits.handshake_timeout).await;
+            drop(handshake);
+            match handshaken {
+                Ok(stream) => {
+                    let connection = Connection { stream, address, _place: place };
+                    // The receiver is gone when the server ends.
+                    let _ = connections.send(Ok(connection)).await;
+                }
+                Err(error) => {
+                    metrics.connection_refused("HANDSHAKE");
+                    tracing::debug!(%address, %error, "TLS handshake failed");
+                }
+            }
+        });
+    }
+}
+
+/// A channel for accepted connections.
+pub fn ready() -> (mpsc::Sender<io::Result<Connection>>, mpsc::Receiver<io::Result<Connection>>) {
+    mpsc::channel(READY)
+}
+
+async fn shake_hands(
+    acceptor: &TlsAcceptor,
+    stream: TcpStream,
+    limit: Duration,
+) -> io::Result<TlsStream<TcpStream>> {
+    stream.set_nodelay(true)?;
+    let timed_out = |_| io::Error::new(io::ErrorKind::TimedOut, "the handshake took too long");
+    tokio::time::timeout(limit, acceptor.accept(stream)).await.map_err(timed_out)?
+}
+
+impl Connected for Connection {
+    type ConnectInfo = PeerAddress;
+
+    fn connect_info(&self) -> PeerAddress {
+        PeerAddress(self.address)
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+/// Takes any client certificate whose key the client proves to hold, and none as well.
+#[derive(Debug)]
+struct AnyClient(Arc<CryptoProvider>);
+
+impl AnyClient {
+    fn algorithms(&self) -> &WebPkiSupportedAlgorithms {
+        &self.0.signature_verification_algorithms
+    }
+}
+
+impl ClientCertVerifier for AnyClient {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, self.algorithms())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, self.algorithms())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms().supported_schemes()
+    }
+}

@@ -1,0 +1,173 @@
+//! The trust watch: the trust object at once and whenever it changes, and acknowledgements back.
+//!
+//! It needs the same evidence as a certificate; the consumer is who the evidence says. A stream ends when
+//! the evidence does, at the latest after half an hour, so that a consumer proves itself again.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures::Stream;
+use signet_proto::signet::trust::v1 as proto;
+use signet_proto::signet::trust::v1::trust_distribution_server::TrustDistribution;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::admission::Overload;
+use super::headers::{self, RequestIds};
+use super::status;
+use crate::attestation::Caller;
+use crate::issue::Issuance;
+use crate::metrics::Metrics;
+use crate::trust::Trust;
+use crate::trust::consumers::Consumers;
+use crate::trust::publisher::Publisher;
+
+/// Longest life of a stream.
+const LONGEST: Duration = Duration::from_secs(30 * 60);
+
+/// The service.
+pub struct TrustService {
+    /// Attests, as for a certificate.
+    pub issuance: Arc<Issuance>,
+    /// What is watched.
+    pub publisher: Arc<Publisher>,
+    /// Where acknowledgements go.
+    pub consumers: Consumers,
+    /// Names for requests.
+    pub ids: Arc<RequestIds>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Places for streams.
+    pub places: Arc<Semaphore>,
+}
+
+#[tonic::async_trait]
+impl TrustDistribution for TrustService {
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<proto::WatchResponse, Status>> + Send>>;
+
+    async fn watch(
+        &self,
+        request: Request<Streaming<proto::WatchRequest>>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let (id, now) = (self.ids.next(), SystemTime::now());
+        let evidence = headers::evidence(request.metadata());
+        let refuse = |outside: status::Outside, cause: String| {
+            self.metrics.watch_refused(outside.reason);
+            tracing::warn!(request_id = id, reason = outside.reason, cause, "trust watch refused");
+            outside.into_status()
+        };
+        let caller = match self.issuance.attestation.attest(&evidence, now).await {
+            Ok(caller) => caller,
+            Err(error) => return Err(refuse(status::of_attestation(&error), crate::causes(&error))),
+        };
+        let Ok(place) = self.places.clone().try_acquire_owned() else {
+            return Err(refuse(status::of_overload(Overload::Server), Overload::Server.to_string()));
+        };
+        let lifetime = caller.expires.duration_since(now).unwrap_or_default().min(LONGEST);
+        let identity = caller.identity.as_str();
+        tracing::info!(request_id = id, reason = "WATCHING", identity, "trust watch begins");
+        // Room for one answer: a slow reader gets the latest state, never a queue of old ones.
+        let (answers, stream) = mpsc::channel(1);
+        let watch = Watch {
+            caller,
+            trust: self.publisher.subscribe(),
+            consumers: self.consumers.clone(),
+            metrics: self.metrics.clone(),
+            request_id: id,
+            answers,
+            _place: place,
+        };
+        tokio::spawn(async move {
+            // Whoever reads may be gone: then there is nobody to tell.
+            let _ = tokio::time::timeout(lifetime, watch.run(request.into_inner())).await;
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+}
+
+/// One stream.
+struct Watch {
+    caller: Caller,
+    trust: watch::Receiver<Arc<Trust>>,
+    consumers: Consumers,
+    metrics: Arc<Metrics>,
+    request_id: String,
+    answers: mpsc::Sender<Result<proto::WatchResponse, Status>>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Watch {
+    /// Runs until the consumer leaves.
+    async fn run(mut self, mut requests: Streaming<proto::WatchRequest>) {
+        let _open = self.metrics.watch_open();
+        self.trust.mark_changed();
+        let mut talks = true;
+        loop {
+            tokio::select! {
+                room = room_for_change(&mut self.trust, &self.answers) => {
+                    let Some(room) = room else { return };
+                    let trust = wire(&self.trust.borrow_and_update());
+                    room.send(Ok(proto::WatchResponse { trust: Some(trust) }));
+                }
+                request = requests.message(), if talks => match request {
+                    Ok(Some(request)) => {
+                        if let Some(acknowledgement) = request.acknowledgement {
+                            self.acknowledge(acknowledgement).await;
+                        }
+                    }
+                    // It has nothing more to say, but may go on listening.
+                    Ok(None) => talks = false,
+                    Err(_) => return,
+                },
+                () = self.answers.closed() => return,
+            }
+        }
+    }
+
+    async fn acknowledge(&self, acknowledgement: proto::Acknowledgement) {
+        let (consumers, caller) = (self.consumers.clone(), self.caller.clone());
+        let (epoch, sequence) = (acknowledgement.epoch, acknowledgement.sequence);
+        let now = SystemTime::now();
+        let kept =
+            tokio::task::spawn_blocking(move || consumers.record(&caller, &acknowledgement, now)).await;
+        let (request_id, identity) = (&self.request_id, self.caller.identity.as_str());
+        match kept {
+            Ok(Ok(())) => {
+                self.metrics.acknowledged();
+                tracing::debug!(request_id, identity, epoch, sequence, "acknowledgement kept");
+            }
+            Ok(Err(error)) => {
+                let cause = crate::causes(&error);
+                tracing::warn!(request_id, identity, cause, "acknowledgement not kept");
+            }
+            Err(error) => tracing::error!(request_id, %error, "acknowledgement not kept"),
+        }
+    }
+}
+
+/// Waits for room to tell of a change, and for the change; nothing when either end is gone. Giving up in
+/// between loses nothing: a change counts as seen only with `changed`, which comes last.
+async fn room_for_change<'a, T>(
+    trust: &mut watch::Receiver<Arc<Trust>>,
+    answers: &'a mpsc::Sender<T>,
+) -> Option<mpsc::Permit<'a, T>> {
+    let room = answers.reserve().await.ok()?;
+    trust.changed().await.ok()?;
+    Some(room)
+}
+
+/// The trust object as it travels.
+pub fn wire(trust: &Trust) -> proto::Trust {
+    let bundles = trust.bundles.iter().map(|(trust_domain, bundle)| proto::TrustBundle {
+        trust_domain: trust_domain.to_string(),
+        roots: bundle.roots().iter().map(|root| root.der().to_vec()).collect(),
+    });
+    proto::Trust {
+        epoch: trust.epoch,
+        sequence: trust.sequence,
+        digest: trust.digest.to_vec(),
+        bundles: bundles.collect(),
+    }
+}

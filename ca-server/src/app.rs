@@ -1,0 +1,345 @@
+//! The server put together: what starts in which order, what runs, what ends.
+//!
+//! Everything that can be wrong is found before anything is served. The order of the end is that of the
+//! beginning turned round: no new connections, requests in flight, then the log.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use signet_certs::bundle::{Bundles, TrustBundle};
+use signet_certs::chain::Certificate;
+use signet_certs::spiffe_id::TrustDomain;
+use signet_proto::istio::v1::auth::istio_certificate_service_server::IstioCertificateServiceServer;
+use signet_proto::signet::trust::v1::trust_distribution_server::TrustDistributionServer;
+use thiserror::Error;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Server;
+
+use crate::api::admission::{PerAddress, Turns};
+use crate::api::headers::RequestIds;
+use crate::api::istio::CertificateService;
+use crate::api::trust_watch::TrustService;
+use crate::api::{admin, listener, monitoring};
+use crate::attestation::{Attestation, AttestationSetupError};
+use crate::authority::Issuer;
+use crate::authority::loader::{self, LoadError};
+use crate::authority::pool::SigningPool;
+use crate::authority::serving::{ServingCertificate, ServingError};
+use crate::authority::state::{self, StateError};
+use crate::config::Config;
+use crate::data_folder::{DataFolder, DataFolderError};
+use crate::health::Health;
+use crate::issuance_log::{self, ActEntry, AppendError, Entry, IssuanceLog};
+use crate::issue::Issuance;
+use crate::metrics::Metrics;
+use crate::shutdown;
+use crate::store::{SledStore, Store, StoreError};
+use crate::trust::consumers::Consumers;
+use crate::trust::publisher::{PublishError, Publisher};
+
+/// Largest request, in bytes: a CSR of the largest size and its wrapping.
+const MAX_REQUEST: usize = 64 * 1024;
+/// Largest set of headers, in bytes: a token of the largest size and its company.
+const MAX_HEADERS: u32 = 32 * 1024;
+/// Requests at once on one connection.
+const MAX_STREAMS: u32 = 1024;
+/// Connections end after this time, so that clients see new serving certificates.
+const CONNECTION_AGE: std::time::Duration = std::time::Duration::from_secs(30 * 60);
+const KEEPALIVE: std::time::Duration = std::time::Duration::from_secs(30);
+
+/// Why the server did not start, or ended.
+#[derive(Debug, Error)]
+pub enum AppError {
+    /// The data folder cannot be used.
+    #[error("opening the data folder")]
+    DataFolder(#[from] DataFolderError),
+    /// The store cannot be used.
+    #[error("opening the store")]
+    Store(#[from] StoreError),
+    /// The issuance log cannot be used.
+    #[error("opening the issuance log")]
+    Log(#[from] issuance_log::OpenError),
+    /// The CA files cannot be used.
+    #[error("loading the CA")]
+    Load(#[from] LoadError),
+    /// The trust object's version is unknown.
+    #[error("publishing the trust bundles")]
+    Publish(#[from] PublishError),
+    /// The authority's row cannot be kept.
+    #[error("activating the authority")]
+    State(#[from] StateError),
+    /// That cannot be recorded.
+    #[error("recording the activation of the authority")]
+    Record(#[from] AppendError),
+    /// Tokens cannot be verified.
+    #[error("preparing to verify tokens")]
+    Attestation(#[from] AttestationSetupError),
+    /// There is no serving certificate.
+    #[error("preparing the serving certificate")]
+    Serving(#[from] ServingError),
+    /// TLS cannot be set up.
+    #[error("setting up TLS")]
+    Tls(#[from] rustls::Error),
+    /// An address or socket cannot be listened on.
+    #[error("listening on {0}")]
+    Listen(String, #[source] io::Error),
+    /// gRPC ended with an error.
+    #[error("serving gRPC")]
+    Grpc(#[from] tonic::transport::Error),
+    /// Threads or signals are not to be had.
+    #[error("asking the system for threads and signals")]
+    System(#[source] io::Error),
+}
+
+/// What runs, for those who look at it.
+pub struct Running {
+    /// When it started.
+    pub started: SystemTime,
+    /// As configured, with the ports that were really taken.
+    pub addresses: Addresses,
+    /// As configured.
+    pub config: Config,
+    /// The issuing sequence.
+    pub issuance: Arc<Issuance>,
+    /// Places for requests.
+    pub places: Arc<PerAddress>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// The trust object.
+    pub publisher: Arc<Publisher>,
+    /// What consumers say.
+    pub consumers: Consumers,
+    /// Our own certificate.
+    pub serving: Arc<ServingCertificate>,
+    /// The last answer of readiness.
+    pub health: Health,
+    /// State.
+    pub store: Arc<dyn Store>,
+}
+
+/// Where it listens.
+#[derive(Debug, Clone)]
+pub struct Addresses {
+    /// Issuing.
+    pub listen: SocketAddr,
+    /// Metrics and health.
+    pub monitoring: SocketAddr,
+    /// Operators.
+    pub admin: PathBuf,
+}
+
+/// Reads and checks everything that [`run`] would, and starts nothing. The data folder is not touched.
+pub fn check(config: Config) -> Result<(), AppError> {
+    loader::load(&config.cacerts, SystemTime::now())?;
+    Attestation::new(config.token_issuers)?;
+    Ok(())
+}
+
+/// Runs the server until SIGTERM or SIGINT.
+pub async fn run(mut config: Config) -> Result<(), AppError> {
+    let started = SystemTime::now();
+    let cacerts = loader::load(&config.cacerts, started)?;
+    let mut domains = BTreeSet::from([config.trust_domain.clone()]);
+    domains.extend(config.token_issuers.iter().map(|issuer| issuer.trust_domain.clone()));
+    let attestation = Attestation::new(std::mem::take(&mut config.token_issuers))?;
+
+    let folder = DataFolder::open(&config.data)?;
+    let store: Arc<dyn Store> = Arc::new(SledStore::open(&folder.state_dir())?);
+    let log = Arc::new(IssuanceLog::open(&folder, store.clone(), &issuance_log::Options::default())?);
+
+    let bundles = bundles(&domains, &cacerts.roots);
+    let publisher = Arc::new(Publisher::open(store.as_ref(), bundles, started)?);
+    let issuer = Issuer::new(cacerts, publisher.current());
+    if state::activate(store.as_ref(), &issuer, started)? {
+        record_activation(&log, &issuer, started).await?;
+    }
+    let issuer = Arc::new(ArcSwap::from_pointee(issuer));
+    let serving = Arc::new(ServingCertificate::new(config.serving.clone(), issuer.clone()));
+    serving.renew(&log, SystemTime::now()).await?;
+
+    let issuing = bind(config.listen).await?;
+    let observing = bind(config.monitoring).await?;
+    let operating = admin::bind(&config.admin_socket, config.admin_group)
+        .map_err(|error| AppError::Listen(config.admin_socket.display().to_string(), error))?;
+    let local = |listener: &TcpListener| listener.local_addr().map_err(AppError::System);
+    let addresses = Addresses {
+        listen: local(&issuing)?,
+        monitoring: local(&observing)?,
+        admin: config.admin_socket.clone(),
+    };
+
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    let pool = SigningPool::start(threads, threads).map_err(AppError::System)?;
+    let issuance = Arc::new(Issuance {
+        attestation,
+        turns: Turns::new(pool.capacity(), config.limits.queue),
+        lifetimes: config.lifetimes,
+        issuer,
+        pool,
+        log,
+    });
+    let running = Arc::new(Running {
+        started,
+        addresses,
+        issuance,
+        places: PerAddress::new(config.limits.in_flight, config.limits.in_flight_per_address),
+        metrics: Arc::new(Metrics::default()),
+        publisher,
+        consumers: Consumers::new(store.clone()),
+        serving,
+        health: Health::default(),
+        store,
+        config,
+    });
+    serve(running.clone(), issuing, observing, operating).await?;
+
+    let log = running.issuance.log.clone();
+    // Blocks for the last batch and its checkpoint.
+    let _ = tokio::task::spawn_blocking(move || log.close()).await;
+    drop(folder);
+    Ok(())
+}
+
+/// The same roots for every trust domain that we sign in: our own and those of the token issuers.
+fn bundles(domains: &BTreeSet<TrustDomain>, roots: &[Certificate]) -> Bundles {
+    let bundle = TrustBundle::new(roots.to_vec());
+    let each = domains.iter().map(|domain| Bundles::of(domain.clone(), bundle.clone()));
+    each.fold(Bundles::default(), |all, one| all.merge(&one))
+}
+
+async fn record_activation(log: &IssuanceLog, issuer: &Issuer, now: SystemTime) -> Result<(), AppendError> {
+    let act = ActEntry {
+        kind: "authority-active".to_owned(),
+        actor: "ca-server".to_owned(),
+        subject: issuer.id().to_owned(),
+        reason: "loaded from the cacerts folder at start".to_owned(),
+    };
+    log.append(Entry::act(now, act)).await.map(|_| ())
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, AppError> {
+    TcpListener::bind(address).await.map_err(|error| AppError::Listen(address.to_string(), error))
+}
+
+async fn serve(
+    running: Arc<Running>,
+    issuing: TcpListener,
+    observing: TcpListener,
+    operating: tokio::net::UnixListener,
+) -> Result<(), AppError> {
+    let (stop, stopped) = watch::channel(false);
+    let ends = |mut stopped: watch::Receiver<bool>| async move {
+        // The sender is dropped only after it said so.
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+    };
+    let Addresses { listen, monitoring, admin } = &running.addresses;
+    let (health_reporter, health_service) = tonic_health::server::health_reporter();
+
+    let background = [
+        tokio::spawn(renew_serving(running.clone())),
+        tokio::spawn(refresh_keys(running.clone())),
+        tokio::spawn(report_health(running.clone(), health_reporter)),
+    ];
+    let monitor = axum::serve(observing, monitoring::router(running.clone()));
+    let monitor = tokio::spawn(monitor.with_graceful_shutdown(ends(stopped.clone())).into_future());
+    let operators = axum::serve(operating, admin::service(running.clone()));
+    let operators = tokio::spawn(operators.with_graceful_shutdown(ends(stopped.clone())).into_future());
+
+    let (accepted, connections) = listener::ready();
+    let tls = listener::tls_config(running.serving.clone())?;
+    let limits = running.config.limits;
+    let accepting =
+        tokio::spawn(listener::accept_forever(issuing, tls, limits, running.metrics.clone(), accepted));
+    let ids = Arc::new(RequestIds::new(std::process::id()));
+    let certificates = IstioCertificateServiceServer::new(CertificateService {
+        issuance: running.issuance.clone(),
+        places: running.places.clone(),
+        ids: ids.clone(),
+        metrics: running.metrics.clone(),
+        deadline: limits.deadline,
+    });
+    let trust = TrustDistributionServer::new(TrustService {
+        issuance: running.issuance.clone(),
+        publisher: running.publisher.clone(),
+        consumers: running.consumers.clone(),
+        ids,
+        metrics: running.metrics.clone(),
+        places: Arc::new(Semaphore::new(limits.watches)),
+    });
+    let grpc = Server::builder()
+        .max_concurrent_streams(MAX_STREAMS)
+        .http2_max_header_list_size(MAX_HEADERS)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .max_connection_age(CONNECTION_AGE)
+        .add_service(certificates.max_decoding_message_size(MAX_REQUEST))
+        .add_service(trust.max_decoding_message_size(MAX_REQUEST))
+        .add_service(health_service)
+        .serve_with_incoming_shutdown(ReceiverStream::new(connections), ends(stopped.clone()));
+    let mut grpc = tokio::spawn(grpc);
+
+    tracing::info!(addr = %monitoring, "monitoring listening");
+    tracing::info!(path = %admin.display(), "admin listening");
+    tracing::info!(addr = %listen, issuer = running.issuance.issuer.load().id(), "issuing listening");
+
+    let ended_early = tokio::select! {
+        signal = shutdown::requested() => {
+            let signal = signal.map_err(AppError::System)?;
+            tracing::info!(signal, "draining");
+            None
+        }
+        ended = &mut grpc => Some(ended),
+    };
+    let _ = stop.send(true);
+    accepting.abort();
+    let ended = match ended_early {
+        Some(ended) => ended,
+        None => match tokio::time::timeout(running.config.drain, &mut grpc).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                tracing::warn!("requests were still in flight when the time to drain was over");
+                grpc.abort();
+                Ok(Ok(()))
+            }
+        },
+    };
+    for task in background {
+        task.abort();
+    }
+    monitor.abort();
+    operators.abort();
+    // A socket file that stays would look like a server.
+    let _ = std::fs::remove_file(admin);
+    tracing::info!("stopped");
+    ended.map_or(Ok(()), |served| Ok(served?))
+}
+
+async fn renew_serving(running: Arc<Running>) {
+    running.serving.renew_forever(&running.issuance.log).await;
+}
+
+async fn refresh_keys(running: Arc<Running>) {
+    running.issuance.attestation.refresh_forever().await;
+}
+
+/// Tells gRPC's health service what readiness says, once a second.
+async fn report_health(running: Arc<Running>, reporter: tonic_health::server::HealthReporter) {
+    let mut ticks = tokio::time::interval(std::time::Duration::from_secs(1));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if running.health.check(&running).await.is_ok() {
+            reporter.set_serving::<IstioCertificateServiceServer<CertificateService>>().await;
+            reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
+        } else {
+            reporter.set_not_serving::<IstioCertificateServiceServer<CertificateService>>().await;
+            reporter.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! Authorities: CA keys and certificates with a state. Exactly one is active, and signs as [`Issuer`].
+//!
+//! [`loader`] reads the plugged-in folder, [`state`] keeps the rows that outlive a restart, [`issuer`] is
+//! the snapshot that one request signs with, [`pool`] the threads that sign, [`serving`] the certificate of
+//! our own port.
+
+pub mod issuer;
+pub mod loader;
+pub mod pool;
+pub mod serving;
+pub mod state;
+
+pub use issuer::Issuer;
+
+#[cfg(test)]
+pub(crate) mod tests {
+    #![allow(clippy::unwrap_used)]
+    use signet_certs::ca::Ca;
+    use signet_certs::cacerts::Cacerts;
+    use signet_certs::clock::from_unix;
+    use signet_certs::key::PrivateKey;
+    use signet_certs::name::ca_name;
+    use signet_certs::validity::{BACKDATE, Validity};
+    use std::time::{Duration, SystemTime};
+
+    pub(crate) const YEAR: Duration = Duration::from_secs(365 * 86_400);
+
+    pub(crate) fn now() -> SystemTime {
+        from_unix(1_800_000_000)
+    }
+
+    pub(crate) fn life(lifetime: Duration) -> Validity {
+        Validity { not_before: now() - BACKDATE, not_after: now() + lifetime }
+    }
+
+    pub(crate) fn root(name: &str) -> Ca {
+        let key = PrivateKey::generate_p256().unwrap();
+        Ca::root(ca_name("Signet", None, name), life(YEAR * 10), key).unwrap()
+    }
+
+    /// A plugged-in CA whose intermediate lives this long.
+    pub(crate) fn cacerts(lifetime: Duration) -> Cacerts {
+        let root = root("Root CA");
+        let key = PrivateKey::generate_p256().unwrap();
+        let subject = ca_name("Signet", Some("cluster1"), "Intermediate CA");
+        let ca = root.intermediate(subject, 0, life(lifetime), key).unwrap();
+        Cacerts {
+            intermediates: vec![ca.certificate.clone()],
+            anchor: root.certificate.clone(),
+            roots: vec![root.certificate],
+            ca,
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! The signing pool: as many threads as cores for the work of keys, so that a slow RSA signature never
+//! holds up the runtime. What waits for it is bounded by admission; the pool itself takes little more than
+//! it has threads for.
+
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::{io, thread};
+
+use thiserror::Error;
+use tokio::sync::oneshot;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// Why work was not done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum PoolError {
+    /// More work than admission should let through.
+    #[error("the signing pool is full")]
+    Full,
+    /// The work panicked, or the pool has ended.
+    #[error("the signing pool did not finish the work")]
+    Lost,
+}
+
+/// The threads. Dropping the last handle ends them after what they do.
+#[derive(Clone)]
+pub struct SigningPool {
+    jobs: SyncSender<Job>,
+    capacity: usize,
+}
+
+impl SigningPool {
+    /// Starts one thread per core, with room for `waiting` jobs beside those at work.
+    pub fn start(threads: usize, waiting: usize) -> io::Result<Self> {
+        let (jobs, queue) = sync_channel(waiting);
+        let queue = Arc::new(Mutex::new(queue));
+        for number in 0..threads {
+            let queue = queue.clone();
+            thread::Builder::new().name(format!("signing-{number}")).spawn(move || work(&queue))?;
+        }
+        Ok(Self { jobs, capacity: threads + waiting })
+    }
+
+    /// Jobs that fit: those at work and those that wait.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Does `work` on one of the threads.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, PoolError> {
+        let (done, result) = oneshot::channel();
+        let job = Box::new(move || {
+            // Nobody waits any more if the request ran out of time.
+            let _ = done.send(work());
+        });
+        match self.jobs.try_send(job) {
+            Ok(()) => result.await.map_err(|_| PoolError::Lost),
+            Err(TrySendError::Full(_)) => Err(PoolError::Full),
+            Err(TrySendError::Disconnected(_)) => Err(PoolError::Lost),
+        }
+    }
+}
+
+fn work(queue: &Mutex<Receiver<Job>>) {
+    loop {
+        let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(job) = job else { return };
+        if std::panic::catch_unwind(std::panic::AssertUnwindSafe(job)).is_err() {
+            tracing::error!("work in the signing pool panicked");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[tokio::test]
+    async fn work_is_done_and_a_panic_costs_only_itself() {
+        let pool = SigningPool::start(1, 4).unwrap();
+        assert_eq!(pool.run(|| 6 * 7).await, Ok(42));
+        assert_eq!(pool.run(|| panic!("on purpose")).await, Err::<(), _>(PoolError::Lost));
+        assert_eq!(pool.run(|| 1).await, Ok(1));
+    }
+
+    #[tokio::test]
+    async fn more_than_fits_is_refused_at_once() {
+        let pool = SigningPool::start(1, 1).unwrap();
+        let (release, gate) = sync_channel::<()>(0);
+        let (began, begun) = oneshot::channel();
+        let busy = tokio::spawn({
+            let pool = pool.clone();
+            async move {
+                pool.run(move || {
+                    let _ = began.send(());
+                    let _ = gate.recv();
+                })
+                .await
+            }
+        });
+        begun.await.unwrap();
+        let waits = pool.run(|| ());
+        let refused = pool.run(|| ());
+        tokio::pin!(waits);
+        assert!(futures::poll!(&mut waits).is_pending());
+        assert_eq!(refused.await, Err(PoolError::Full));
+        release.send(()).unwrap();
+        assert_eq!((waits.await, busy.await.unwrap()), (Ok(()), Ok(())));
+    }
+}

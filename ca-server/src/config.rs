@@ -1,0 +1,288 @@
+//! What the server is told: every setting once, checked as a whole before anything starts.
+//!
+//! Text becomes types here and nowhere else. All faults are reported together, each with its key and the
+//! place it came from; `deploy/config/full.toml` lists every key. Who issues tokens is in [`issuers`].
+
+mod issuers;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Arg, ArgMatches};
+use signet_certs::spiffe_id::TrustDomain;
+use signet_settings::logging::Log;
+use signet_settings::{Faults, Setting, Settings, Values, duration, setting};
+
+use crate::attestation::TokenIssuer;
+
+/// Longest path of a Unix socket (`sun_path` less its final zero).
+const MAX_SOCKET_PATH: usize = 107;
+
+#[rustfmt::skip] // a table: one row a line
+const SINGLE: &[Setting] = &[
+    setting("trust_domain", "TRUST_DOMAIN", Some("cluster.local"), "TD", "Trust domain of every SPIFFE ID"),
+    setting("cluster_id", "CLUSTER_ID", Some("Kubernetes"), "ID", "Name of this cluster, for the log"),
+    setting("cacerts", "ROOT_CA_DIR", Some("./etc/cacerts"), "DIR", "Folder with ca-cert.pem ca-key.pem cert-chain.pem root-cert.pem"),
+    setting("data", "SIGNET_DATA", Some("/var/lib/signet"), "DIR", "Folder for the issuance log and the state"),
+    setting("listen", "SIGNET_LISTEN", Some("0.0.0.0:15012"), "ADDR", "Issuing port (TLS)"),
+    setting("monitoring", "SIGNET_MONITORING", Some("0.0.0.0:15014"), "ADDR", "Metrics and health (HTTP)"),
+    setting("admin_socket", "SIGNET_ADMIN_SOCKET", None, "PATH", "Unix socket for operators [default: admin.sock in the data folder]"),
+    setting("admin_group", "SIGNET_ADMIN_GROUP", None, "GID", "Group that may use the admin socket beside root and our own user"),
+    setting("jwks", "SIGNET_JWKS", None, "FILE|URL", "Keys of the token issuer: a file or an https URL"),
+    setting("jwks_ca", "SIGNET_JWKS_CA", None, "FILE", "Roots for an https URL [default: the system's]"),
+    setting("token_issuer", "TOKEN_ISSUER", None, "ISS", "Who issues the service-account tokens (claim iss)"),
+    setting("audience", "TOKEN_AUDIENCES", Some("istio-ca"), "AUD", "Audiences that a token may have, with commas"),
+    setting("api_server_audience", "SIGNET_API_SERVER_AUDIENCES", None, "AUD", "Audiences of the API server, whose tokens are refused [default: the issuer]"),
+    setting("default_ttl", "DEFAULT_WORKLOAD_CERT_TTL", Some("24h"), "D", "Lifetime where none is asked for"),
+    setting("max_ttl", "MAX_WORKLOAD_CERT_TTL", Some("2160h"), "D", "Longest lifetime that may be asked for"),
+    setting("serving_names", "ISTIOD_CUSTOM_HOST", None, "NAMES", "More names and addresses of the issuing port, with commas"),
+    setting("serving_ttl", "SIGNET_SERVING_TTL", Some("24h"), "D", "Lifetime of the issuing port's own certificate"),
+    setting("namespace", "POD_NAMESPACE", Some("istio-system"), "NS", "Our namespace, for the names of the issuing port"),
+    setting("revision", "REVISION", None, "REV", "Our revision, for one more name of the issuing port"),
+    setting("connections", "SIGNET_CONNECTIONS", Some("20000"), "N", "Connections at once"),
+    setting("connections_per_address", "SIGNET_CONNECTIONS_PER_ADDRESS", Some("5000"), "N", "Connections at once from one address"),
+    setting("handshakes", "SIGNET_HANDSHAKES", Some("256"), "N", "TLS handshakes at once"),
+    setting("handshake_timeout", "SIGNET_HANDSHAKE_TIMEOUT", Some("5s"), "D", "Time limit of one handshake"),
+    setting("in_flight", "SIGNET_IN_FLIGHT", Some("4096"), "N", "Requests at once, waiting ones included"),
+    setting("in_flight_per_address", "SIGNET_IN_FLIGHT_PER_ADDRESS", Some("2048"), "N", "Requests at once from one address"),
+    setting("queue", "SIGNET_QUEUE", Some("2048"), "N", "Requests that may wait for their turn to be signed"),
+    setting("deadline", "SIGNET_DEADLINE", Some("5s"), "D", "Longest time a request may take"),
+    setting("watches", "SIGNET_WATCHES", Some("10000"), "N", "Trust watches at once"),
+    setting("drain", "SIGNET_DRAIN", Some("10s"), "D", "How long to wait for requests in flight at the end"),
+    setting("log_format", "SIGNET_LOG_FORMAT", Some("text"), "FORMAT", "text or json"),
+    setting("log_level", "SIGNET_LOG_LEVEL", Some("info"), "LEVEL", "error, warn, info, debug or trace"),
+];
+
+const SETTINGS: Settings = Settings { single: SINGLE, tables: &["token_issuers"] };
+
+/// A checked configuration.
+#[derive(Debug)]
+pub struct Config {
+    /// Of the CA itself and of issuers that name none.
+    pub trust_domain: TrustDomain,
+    /// This cluster.
+    pub cluster_id: String,
+    /// The plugged-in CA.
+    pub cacerts: PathBuf,
+    /// The data folder.
+    pub data: PathBuf,
+    /// The issuing port.
+    pub listen: SocketAddr,
+    /// Metrics and health.
+    pub monitoring: SocketAddr,
+    /// The operators' socket.
+    pub admin_socket: PathBuf,
+    /// Group id that may use it.
+    pub admin_group: Option<u32>,
+    /// Whose tokens are believed.
+    pub token_issuers: Vec<TokenIssuer>,
+    /// Of workload certificates.
+    pub lifetimes: Lifetimes,
+    /// Of the issuing port.
+    pub serving: Serving,
+    /// What is taken at once.
+    pub limits: Limits,
+    /// Time for requests in flight at the end.
+    pub drain: Duration,
+    /// How to log.
+    pub log: Log,
+}
+
+/// Lifetimes of workload certificates.
+#[derive(Debug, Clone, Copy)]
+pub struct Lifetimes {
+    /// Where none is asked for.
+    pub default: Duration,
+    /// The most that may be asked for.
+    pub maximum: Duration,
+}
+
+/// The issuing port's own certificate.
+#[derive(Debug, Clone)]
+pub struct Serving {
+    /// DNS names.
+    pub dns: Vec<String>,
+    /// Addresses.
+    pub ip: Vec<IpAddr>,
+    /// Its lifetime.
+    pub lifetime: Duration,
+}
+
+/// What is taken at once; everything beyond is refused, so that memory is bounded by these.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections.
+    pub connections: usize,
+    /// Of one address.
+    pub connections_per_address: usize,
+    /// Handshakes.
+    pub handshakes: usize,
+    /// Time of one.
+    pub handshake_timeout: Duration,
+    /// Requests, waiting ones included.
+    pub in_flight: usize,
+    /// Of one address.
+    pub in_flight_per_address: usize,
+    /// Requests that wait for their turn.
+    pub queue: usize,
+    /// Time of one request.
+    pub deadline: Duration,
+    /// Trust watches.
+    pub watches: usize,
+}
+
+/// The flags, each with its environment variable, file key and default in its help.
+pub fn arguments() -> Vec<Arg> {
+    SETTINGS.arguments()
+}
+
+/// Reads and checks everything; `environment` answers for a variable's name.
+pub fn load(flags: &ArgMatches, environment: impl Fn(&str) -> Option<String>) -> Result<Config, Faults> {
+    let mut values = SETTINGS.collect(flags, environment);
+    let config = check(&mut values);
+    values.finish(config)
+}
+
+fn check(values: &mut Values) -> Option<Config> {
+    // Everything is read before the first `?`, so that no fault hides another.
+    let trust_domain = values.parsed("trust_domain", domain);
+    let cluster_id = values.parsed("cluster_id", |text| match text.len() {
+        1..=128 if text.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(text.to_owned()),
+        _ => Err("must be 1 to 128 printable ASCII characters".to_owned()),
+    });
+    let cacerts = values.required("cacerts").map(PathBuf::from);
+    let data = values.required("data").map(PathBuf::from);
+    let listen = values.parsed("listen", address);
+    let monitoring = values.parsed("monitoring", address);
+    if listen.is_some() && listen == monitoring && listen.is_some_and(|address| address.port() != 0) {
+        values.fault("monitoring", "is the same address as listen");
+    }
+    let given = values.optional("admin_socket").map(PathBuf::from);
+    let admin_socket = given.or_else(|| data.as_ref().map(|data| data.join("admin.sock")));
+    if admin_socket.as_ref().is_some_and(|path| path.as_os_str().len() > MAX_SOCKET_PATH) {
+        values
+            .fault("admin_socket", format!("is longer than the {MAX_SOCKET_PATH} bytes of a socket's path"));
+    }
+    let admin_group = values.parsed_if_set("admin_group", |text| {
+        text.parse().map_err(|_| format!("{text:?} is not a group id (a number)"))
+    });
+    let token_issuers = issuers::read(values, trust_domain.as_ref());
+    let lifetimes = lifetimes(values);
+    let serving = serving(values);
+    let limits = limits(values);
+    let drain = values.parsed("drain", duration::parse);
+    let log = Log::of(values);
+    Some(Config {
+        trust_domain: trust_domain?,
+        cluster_id: cluster_id?,
+        cacerts: cacerts?,
+        data: data?,
+        listen: listen?,
+        monitoring: monitoring?,
+        admin_socket: admin_socket?,
+        admin_group,
+        token_issuers,
+        lifetimes: lifetimes?,
+        serving: serving?,
+        limits: limits?,
+        drain: drain?,
+        log: log?,
+    })
+}
+
+fn lifetimes(values: &mut Values) -> Option<Lifetimes> {
+    let default = values.parsed("default_ttl", whole_seconds);
+    let maximum = values.parsed("max_ttl", whole_seconds);
+    let lifetimes = Lifetimes { default: default?, maximum: maximum? };
+    if lifetimes.default > lifetimes.maximum {
+        values.fault("default_ttl", "is longer than max_ttl");
+    }
+    Some(lifetimes)
+}
+
+/// What configuration names, the names that istiod gives itself, and this machine's own.
+fn serving(values: &mut Values) -> Option<Serving> {
+    let lifetime = values.parsed("serving_ttl", whole_seconds);
+    let namespace = values.parsed("namespace", host_name);
+    let revision = values.parsed_if_set("revision", host_name);
+    let (mut dns, mut ip): (Vec<String>, Vec<IpAddr>) = (Vec::new(), Vec::new());
+    for name in values.list("serving_names") {
+        match (name.parse(), host_name(&name)) {
+            (Ok(address), _) => ip.push(address),
+            (_, Ok(name)) => dns.push(name),
+            (_, Err(what)) => values.fault("serving_names", what),
+        }
+    }
+    let namespace = namespace?;
+    let services = ["istiod", "istiod-remote", "istio-pilot"].map(str::to_owned);
+    let revised = revision.map(|revision| format!("istiod-{revision}"));
+    dns.extend(services.into_iter().chain(revised).map(|service| format!("{service}.{namespace}.svc")));
+    dns.extend(["istiod.istio-system.svc", "localhost"].map(str::to_owned));
+    ip.extend([IpAddr::from([127, 0, 0, 1]), IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1])]);
+    Some(Serving { dns: once_each(dns), ip: once_each(ip), lifetime: lifetime? })
+}
+
+fn limits(values: &mut Values) -> Option<Limits> {
+    let mut count = |key| {
+        values.parsed(key, |text| match text.parse() {
+            Ok(count) if (1..=10_000_000).contains(&count) => Ok(count),
+            _ => Err(format!("must be a number from 1 to 10000000, not {text:?}")),
+        })
+    };
+    let connections = count("connections");
+    let connections_per_address = count("connections_per_address");
+    let handshakes = count("handshakes");
+    let in_flight = count("in_flight");
+    let in_flight_per_address = count("in_flight_per_address");
+    let queue = count("queue");
+    let watches = count("watches");
+    let handshake_timeout = values.parsed("handshake_timeout", duration::parse);
+    let deadline = values.parsed("deadline", duration::parse);
+    Some(Limits {
+        connections: connections?,
+        connections_per_address: connections_per_address?,
+        handshakes: handshakes?,
+        handshake_timeout: handshake_timeout?,
+        in_flight: in_flight?,
+        in_flight_per_address: in_flight_per_address?,
+        queue: queue?,
+        deadline: deadline?,
+        watches: watches?,
+    })
+}
+
+fn once_each<T: PartialEq>(all: Vec<T>) -> Vec<T> {
+    let mut once = Vec::with_capacity(all.len());
+    for one in all {
+        if !once.contains(&one) {
+            once.push(one);
+        }
+    }
+    once
+}
+
+fn domain(text: &str) -> Result<TrustDomain, String> {
+    TrustDomain::parse(text).map_err(|error| error.to_string())
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| format!("{text:?} is not an address such as 127.0.0.1:15012"))
+}
+
+fn whole_seconds(text: &str) -> Result<Duration, String> {
+    match duration::parse(text)? {
+        lifetime if lifetime.subsec_nanos() != 0 => Err("must be whole seconds".to_owned()),
+        lifetime => Ok(lifetime),
+    }
+}
+
+fn host_name(text: &str) -> Result<String, String> {
+    match rustls_pki_types::DnsName::try_from(text) {
+        Ok(_) => Ok(text.to_ascii_lowercase()),
+        Err(_) => Err(format!("{text:?} is not a DNS name")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,357 @@
+//! The folder that holds what the CA must not lose, and the files in it.
+//!
+//! One server at a time owns a folder, by a lock that the kernel drops with the process. The folder's parts:
+//! `log/` (the issuance log), `state/` (the store), `log-key.pem` (the key that signs the log's checkpoints)
+//! and `VERSION` (of this layout). Files that are replaced as a whole are written by `write_file` here, so
+//! that a crash leaves the old bytes or the new ones and nothing between.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// The layout that this program writes, and the newest that it reads.
+const VERSION: u32 = 1;
+
+/// A data folder that is ours as long as this value lives.
+#[derive(Debug)]
+pub struct DataFolder {
+    path: PathBuf,
+    /// Holds the lock; nothing else is ever done with it. A copied folder that no server ran in has none.
+    _lock: Option<File>,
+}
+
+/// Why a data folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataFolderError {
+    /// It does not exist and cannot be made.
+    #[error("cannot create the data folder {}", path.display())]
+    Create {
+        /// The folder.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Files cannot be written in it.
+    #[error("cannot write in the data folder {}", path.display())]
+    NotWritable {
+        /// The folder.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// It, or a file in it, cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// What could not be read.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// Another server has it.
+    #[error("data folder {} is in use by another server (pid {pid})", path.display())]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+        /// The other's process id, or "unknown".
+        pid: String,
+    },
+    /// It was to be read as a stopped server's, and the server runs.
+    #[error(
+        "data folder {} is in use by a running server (pid {pid}): ask that server over its admin socket",
+        path.display()
+    )]
+    Running {
+        /// The folder.
+        path: PathBuf,
+        /// The server's process id, or "unknown".
+        pid: String,
+    },
+    /// Nothing says that this is a data folder.
+    #[error("{} is not a data folder: it has no VERSION file", path.display())]
+    NotADataFolder {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A later program wrote it, or its VERSION file is damaged.
+    #[error("data folder {} has layout version {found:?}; this program knows {VERSION}", path.display())]
+    Version {
+        /// The folder.
+        path: PathBuf,
+        /// What its VERSION file says.
+        found: String,
+    },
+}
+
+impl DataFolder {
+    /// Takes the folder `path` for a server, and makes it (mode 0700) if there is none.
+    ///
+    /// # Errors
+    /// It cannot be made or written, another server has it, or its layout is not known.
+    pub fn open(path: &Path) -> Result<DataFolder, DataFolderError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(|source| DataFolderError::Create { path: path.to_owned(), source })?;
+        let not_writable = |source| DataFolderError::NotWritable { path: path.to_owned(), source };
+
+        let mut lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path.join("lock"))
+            .map_err(not_writable)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(DataFolderError::InUse { path: path.to_owned(), pid: pid_in(&mut lock) });
+            }
+            Err(TryLockError::Error(source)) => return Err(not_writable(source)),
+        }
+        lock.set_len(0).and_then(|()| lock.rewind()).map_err(not_writable)?;
+        write!(lock, "{}", std::process::id()).map_err(not_writable)?;
+
+        let folder = DataFolder { path: path.to_owned(), _lock: Some(lock) };
+        match folder.check_version() {
+            Err(DataFolderError::NotADataFolder { .. }) if !folder.log_dir().exists() => {
+                write_file(&path.join("VERSION"), format!("{VERSION}\n").as_bytes(), 0o644)
+                    .map_err(not_writable)?;
+            }
+            checked => checked?,
+        }
+        DirBuilder::new().recursive(true).mode(0o700).create(folder.log_dir()).map_err(not_writable)?;
+        Ok(folder)
+    }
+
+    /// Takes the folder of a stopped server for reading. Creates nothing, and keeps a server from starting
+    /// in it meanwhile.
+    ///
+    /// # Errors
+    /// A server runs in it, it is not a data folder, cannot be read, or its layout is not known.
+    pub fn open_stopped(path: &Path) -> Result<DataFolder, DataFolderError> {
+        let unreadable = |path: PathBuf| move |source| DataFolderError::Read { path: path.clone(), source };
+        let lock_path = path.join("lock");
+        let lock = match File::open(&lock_path) {
+            Ok(mut lock) => match lock.try_lock() {
+                Ok(()) => Some(lock),
+                Err(TryLockError::WouldBlock) => {
+                    return Err(DataFolderError::Running { path: path.to_owned(), pid: pid_in(&mut lock) });
+                }
+                Err(TryLockError::Error(source)) => return Err(unreadable(lock_path)(source)),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(source) => return Err(unreadable(lock_path)(source)),
+        };
+        let folder = DataFolder { path: path.to_owned(), _lock: lock };
+        folder.check_version()?;
+        Ok(folder)
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The issuance log's folder: segments, hashes, checkpoint, verifier key.
+    pub fn log_dir(&self) -> PathBuf {
+        self.path.join("log")
+    }
+
+    /// The store's folder.
+    pub fn state_dir(&self) -> PathBuf {
+        self.path.join("state")
+    }
+
+    /// The key that signs the log's checkpoints: PEM, PKCS#8, mode 0600.
+    pub fn log_key_path(&self) -> PathBuf {
+        self.path.join("log-key.pem")
+    }
+
+    fn check_version(&self) -> Result<(), DataFolderError> {
+        let path = self.path.join("VERSION");
+        match fs::read_to_string(&path) {
+            Ok(text) if text.trim_end() == VERSION.to_string() => Ok(()),
+            Ok(text) => Err(DataFolderError::Version {
+                path: self.path.clone(),
+                found: text.trim_end().chars().take(40).collect(),
+            }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(DataFolderError::NotADataFolder { path: self.path.clone() })
+            }
+            Err(source) => Err(DataFolderError::Read { path, source }),
+        }
+    }
+}
+
+/// Replaces the file `path` by one with these bytes and mode, atomically and durably.
+///
+/// # Errors
+/// The file is as it was before; only a failure of the last step, the sync of the folder, leaves the new
+/// bytes in place without their being durable.
+pub(crate) fn write_file(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not the path of a file"));
+    };
+    let mut temporary_name = std::ffi::OsString::from(".");
+    temporary_name.push(name);
+    temporary_name.push(".new");
+    let temporary = folder.join(temporary_name);
+    // One that a crash left behind may have another mode.
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let written = (|| {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)
+    })();
+    if let Err(error) = written {
+        // The first error is the one to report.
+        let _ = fs::remove_file(&temporary);
+        return Err(error);
+    }
+    sync_folder(folder)
+}
+
+/// [`write_file`] for secrets: mode 0600.
+///
+/// # Errors
+/// As for [`write_file`].
+pub(crate) fn write_private_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    write_file(path, bytes, 0o600)
+}
+
+/// Makes the names in a folder durable.
+///
+/// # Errors
+/// The folder cannot be opened or synced.
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+fn pid_in(lock: &mut File) -> String {
+    let mut text = String::new();
+    match lock.take(20).read_to_string(&mut text) {
+        Ok(_) if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) => text,
+        _ => "unknown".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn a_new_folder_is_private_and_opens_again() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("a/data");
+        let folder = DataFolder::open(&path).unwrap();
+        assert_eq!(mode(&path), 0o700);
+        assert_eq!(mode(&folder.log_dir()), 0o700);
+        assert_eq!(folder.state_dir(), path.join("state"));
+        assert_eq!(folder.log_key_path(), path.join("log-key.pem"));
+        drop(folder);
+        DataFolder::open(&path).unwrap();
+        DataFolder::open_stopped(&path).unwrap();
+    }
+
+    #[test]
+    fn a_second_server_is_told_who_has_the_folder() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("data");
+        let _first = DataFolder::open(&path).unwrap();
+        let pid = std::process::id();
+        let error = DataFolder::open(&path).unwrap_err().to_string();
+        assert_eq!(error, format!("data folder {} is in use by another server (pid {pid})", path.display()));
+        let error = DataFolder::open_stopped(&path).unwrap_err().to_string();
+        assert!(error.contains("admin socket") && error.contains(&pid.to_string()), "{error}");
+    }
+
+    #[test]
+    fn a_reader_of_a_stopped_servers_folder_keeps_a_server_out() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("data");
+        drop(DataFolder::open(&path).unwrap());
+        let reader = DataFolder::open_stopped(&path).unwrap();
+        assert!(matches!(DataFolder::open(&path), Err(DataFolderError::InUse { .. })));
+        drop(reader);
+        DataFolder::open(&path).unwrap();
+    }
+
+    #[test]
+    fn reading_creates_nothing() {
+        let parent = tempfile::tempdir().unwrap();
+        let absent = parent.path().join("absent");
+        assert!(matches!(DataFolder::open_stopped(&absent), Err(DataFolderError::NotADataFolder { .. })));
+        assert!(!absent.exists());
+        assert!(matches!(
+            DataFolder::open_stopped(parent.path()),
+            Err(DataFolderError::NotADataFolder { .. })
+        ));
+        assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn an_unknown_layout_is_refused_and_left_alone() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("data");
+        drop(DataFolder::open(&path).unwrap());
+        fs::write(path.join("VERSION"), "2\n").unwrap();
+        let error = DataFolder::open(&path).unwrap_err().to_string();
+        assert!(error.contains("layout version \"2\"") && error.contains("knows 1"), "{error}");
+        assert!(matches!(DataFolder::open_stopped(&path), Err(DataFolderError::Version { .. })));
+        // A log without a VERSION is not a fresh folder either.
+        fs::remove_file(path.join("VERSION")).unwrap();
+        assert!(matches!(DataFolder::open(&path), Err(DataFolderError::NotADataFolder { .. })));
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_is_refused() {
+        // No file can be created in the kernel's own tree, whoever tries, root included.
+        let error = DataFolder::open(Path::new("/sys")).unwrap_err();
+        assert!(matches!(error, DataFolderError::NotWritable { .. }), "{error:?}");
+        assert_eq!(error.to_string(), "cannot write in the data folder /sys");
+
+        let parent = tempfile::tempdir().unwrap();
+        let file = parent.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(matches!(DataFolder::open(&file), Err(DataFolderError::Create { .. })));
+    }
+
+    #[test]
+    fn files_are_replaced_whole_and_private_ones_stay_private() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        write_file(&path, b"old", 0o644).unwrap();
+        // What a crash left under the temporary name does not decide the mode.
+        fs::write(folder.path().join(".key.new"), "left over").unwrap();
+        write_private_file(&path, b"new").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(mode(&path), 0o600);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_replaced_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("taken");
+        fs::create_dir(&path).unwrap();
+        write_file(&path, b"new", 0o644).unwrap_err();
+        assert!(path.is_dir());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file is left");
+    }
+}

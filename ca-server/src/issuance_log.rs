@@ -1,0 +1,302 @@
+//! The issuance log: what the CA signed, recorded before anybody is answered, so that it can be proven later
+//! that nothing else was.
+//!
+//! Records (`record`) go to append-only segment files (`segments`, `cursor`) through one thread (`writer`), which
+//! answers after a sync. Over them grows a Merkle tree (`tree`), whose root the log's own key signs now and
+//! then (`checkpoint`, `signer`). `index` answers lookups, `read` and `verify` read back, `proof` convinces
+//! others. Opening, and what a crash may leave behind, is in `recover` and `tail`.
+//!
+//! Start with [`IssuanceLog::append`], then read `writer`.
+
+use std::path::Path;
+use std::sync::mpsc::{self, SyncSender, TrySendError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::oneshot;
+
+pub use self::checkpoint::{CheckpointError, LogKeyError, LogVerifier, SignedCheckpoint, VerifierKeyError};
+pub use self::index::IndexError;
+pub use self::proof::{CheckError, Proof, ProveError, check_proof};
+pub use self::read::{Filter, IdentityFilter, Kind, LogReader, Page, ReadError};
+pub use self::record::{ActEntry, CertificateEntry, Entry, EntryBody, EvidenceEntry, Record, RecordError};
+pub use self::recover::OpenError;
+pub use self::segments::SegmentError;
+pub use self::signer::SignError;
+pub use self::verify::{VerifyError, VerifyReport, verify};
+pub use self::writer::AppendError;
+
+use self::files::{Disk, LocalDisk};
+use self::index::Index;
+use self::progress::Progress;
+use self::signer::Signer;
+use self::writer::{Command, Writer};
+use crate::data_folder::DataFolder;
+use crate::store::Store;
+
+mod checkpoint;
+mod cursor;
+mod files;
+mod index;
+mod progress;
+mod proof;
+mod read;
+pub mod record;
+mod recover;
+mod segments;
+mod signer;
+mod tail;
+mod tree;
+mod verify;
+mod writer;
+
+/// Checkpoints that may wait to be signed; more are refused.
+const SIGNER_QUEUE: usize = 8;
+
+/// How a log is run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// A segment file of this many bytes gets no further batch.
+    pub segment_bytes: u64,
+    /// Entries that may wait for the writer; more are refused as [`AppendError::Busy`].
+    pub queue: usize,
+    /// Unsigned records are signed this long after the latest checkpoint.
+    pub checkpoint_interval: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { segment_bytes: 64 << 20, queue: 4096, checkpoint_interval: Duration::from_secs(1) }
+    }
+}
+
+/// Numbers for metrics and `status`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stats {
+    /// Records in the log; all of them are durable.
+    pub records: u64,
+    /// Batches written since the start.
+    pub batches: u64,
+    /// How long the latest sync took; zero before the first.
+    pub last_sync: Duration,
+    /// Whether appending has ended until a restart.
+    pub poisoned: bool,
+    /// Entries that wait for the writer.
+    pub queue_depth: u64,
+    /// Records that the indexes have seen.
+    pub indexed_through: u64,
+    /// Records that the latest checkpoint signs.
+    pub checkpoint_size: u64,
+}
+
+/// A log that is open for appending. Dropping it stops its threads after what they are doing.
+pub struct IssuanceLog {
+    commands: SyncSender<Command>,
+    progress: Arc<Progress>,
+    index: Index,
+    reader: LogReader,
+    verifier: LogVerifier,
+    /// Emptied by whoever stops the log first.
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl IssuanceLog {
+    /// Opens the log of a data folder, or makes it. Its indexes live in `store`. Blocks: it reads the last
+    /// segment, and hashes the records behind the latest checkpoint.
+    ///
+    /// # Errors
+    /// The log is damaged, has lost records, or its key or folder cannot be used.
+    pub fn open(
+        folder: &DataFolder,
+        store: Arc<dyn Store>,
+        options: &Options,
+    ) -> Result<IssuanceLog, OpenError> {
+        IssuanceLog::open_on(folder, store, options, Arc::new(LocalDisk))
+    }
+
+    fn open_on(
+        folder: &DataFolder,
+        store: Arc<dyn Store>,
+        options: &Options,
+        disk: Arc<dyn Disk>,
+    ) -> Result<IssuanceLog, OpenError> {
+        let dir = folder.log_dir();
+        let recovered = recover::recover(folder, &disk)?;
+        let verifier = recovered.key.verifier().clone();
+        let log_id = verifier.log_id();
+        let progress = Arc::new(Progress::new(recovered.tree.size(), recovered.checkpoint));
+        let (index, indexer) = index::open(dir.clone(), log_id, store, progress.clone())?;
+        let failed = |attempted| move |source| OpenError::Io { attempted, path: folder.log_dir(), source };
+        let signer = Signer::new(&dir, recovered.key, disk.clone(), progress.clone())
+            .map_err(failed("open the hashes in"))?;
+
+        let (commands, queue) = mpsc::sync_channel(options.queue);
+        let (sign, sign_requests) = mpsc::sync_channel(SIGNER_QUEUE);
+        let (wake, wakes) = mpsc::sync_channel(1);
+        let writer = Writer {
+            dir: dir.clone(),
+            log_id,
+            disk,
+            segment: recovered.segment,
+            tree: recovered.tree,
+            progress: progress.clone(),
+            segment_bytes: options.segment_bytes,
+            checkpoint_interval: options.checkpoint_interval,
+            signer: sign,
+            indexer: wake,
+        };
+        // The writer last: if it does not start, its ends of the channels are gone and the others stop.
+        let threads = vec![
+            spawn("log-signer", move || signer.run(&sign_requests)),
+            spawn("log-indexer", move || indexer.run(&wakes)),
+            spawn("log-writer", move || writer.run(&queue)),
+        ];
+        let threads = threads.into_iter().collect::<Result<_, _>>().map_err(failed("start a thread for"))?;
+        let reader = LogReader::of_running(dir, log_id, progress.clone());
+        Ok(IssuanceLog { commands, progress, index, reader, verifier, threads: Mutex::new(threads) })
+    }
+
+    /// Records an entry, and gives its index once it is durable. If the future is dropped the entry may be
+    /// recorded all the same.
+    ///
+    /// # Errors
+    /// It is not known to be recorded: what it is about must not leave the CA.
+    pub async fn append(&self, entry: Entry) -> Result<u64, AppendError> {
+        let (reply, answer) = oneshot::channel();
+        match self.send(Command::Append { entry: Box::new(entry), reply }) {
+            Ok(()) => answer.await.unwrap_or(Err(AppendError::Closed)),
+            Err(TrySendError::Full(_)) => Err(AppendError::Busy),
+            Err(TrySendError::Disconnected(_)) => Err(AppendError::Closed),
+        }
+    }
+
+    fn send(&self, command: Command) -> Result<(), TrySendError<Command>> {
+        self.progress.joined();
+        self.commands.try_send(command).inspect_err(|_| self.progress.left())
+    }
+
+    /// Whether the log can record now: it is not poisoned, takes entries, and its disk takes a small file.
+    pub async fn probe(&self) -> bool {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Probe(reply)).is_ok() && answer.await.unwrap_or(false)
+    }
+
+    /// Signs the log as it is now.
+    ///
+    /// # Errors
+    /// The disk refuses, or the log is too busy or closed.
+    pub async fn checkpoint(&self) -> Result<SignedCheckpoint, SignError> {
+        let (reply, answer) = oneshot::channel();
+        match self.send(Command::Checkpoint(reply)) {
+            Ok(()) => answer.await.unwrap_or(Err(SignError::Closed)),
+            Err(TrySendError::Full(_)) => Err(SignError::Busy),
+            Err(TrySendError::Disconnected(_)) => Err(SignError::Closed),
+        }
+    }
+
+    /// The checkpoint that was signed last.
+    pub fn latest_checkpoint(&self) -> Arc<SignedCheckpoint> {
+        self.progress.signed()
+    }
+
+    /// The log's public key and name.
+    pub fn verifier(&self) -> &LogVerifier {
+        &self.verifier
+    }
+
+    /// Reads records back; it can be cloned into a blocking task.
+    pub fn reader(&self) -> &LogReader {
+        &self.reader
+    }
+
+    /// The log's folder.
+    pub fn dir(&self) -> &Path {
+        self.reader.dir()
+    }
+
+    /// Numbers for metrics and `status`.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            records: self.progress.durable(),
+            batches: self.progress.batches(),
+            last_sync: self.progress.last_sync(),
+            poisoned: self.progress.is_poisoned(),
+            queue_depth: self.progress.queued(),
+            indexed_through: self.index.through(),
+            checkpoint_size: self.progress.signed().size,
+        }
+    }
+
+    /// The index of the record of a serial number (big-endian), among all records that are durable now.
+    ///
+    /// # Errors
+    /// The index cannot be read, or cannot follow the log.
+    pub async fn find_serial(&self, serial: &[u8]) -> Result<Option<u64>, IndexError> {
+        self.index.reached(self.progress.durable()).await?;
+        self.index.find_serial(serial)
+    }
+
+    /// When the certificate that was recorded last for an identity and instance ends. May lag behind the log
+    /// by some milliseconds, and is nothing when the index cannot be read.
+    pub fn latest_not_after(&self, identity: &str, instance: &str) -> Option<SystemTime> {
+        self.index.latest_not_after(identity, instance)
+    }
+
+    /// Proves that the certificate with a serial number (big-endian) is recorded, by a checkpoint that covers
+    /// it; one is signed if there is none.
+    ///
+    /// # Errors
+    /// There is no such record, or what the proof is made of cannot be read.
+    pub async fn prove(&self, serial: &[u8]) -> Result<Proof, ProveError> {
+        let index = self.find_serial(serial).await?.ok_or(ProveError::NotFound)?;
+        let mut checkpoint = self.latest_checkpoint();
+        if checkpoint.size <= index {
+            checkpoint = Arc::new(self.checkpoint().await?);
+        }
+        let reader = self.reader.clone();
+        tokio::task::spawn_blocking(move || proof::prove(&reader, index, &checkpoint))
+            .await
+            .unwrap_or_else(|failed| Err(ProveError::Interrupted(failed)))
+    }
+
+    /// Verifies the records that are durable now, and that the log continues an earlier checkpoint, if one is
+    /// given. Blocks for as long as it takes to read them; appending goes on.
+    ///
+    /// # Errors
+    /// The first thing that is not in order.
+    pub fn verify(&self, since: Option<&str>) -> Result<VerifyReport, VerifyError> {
+        verify::verify_records(self.dir(), &self.verifier, since, || self.progress.durable())
+    }
+
+    /// Serves what waits, signs a last checkpoint, makes the indexes durable. Later appends are refused as
+    /// [`AppendError::Closed`]. Blocks until the threads have ended.
+    pub fn close(&self) {
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        if threads.is_empty() {
+            return;
+        }
+        self.progress.joined();
+        if self.commands.send(Command::Stop).is_err() {
+            self.progress.left();
+        }
+        for thread in threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the issuance log panicked");
+            }
+        }
+    }
+}
+
+impl Drop for IssuanceLog {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+    thread::Builder::new().name(name.to_owned()).spawn(run)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,168 @@
+//! The issuing sequence: one function, forward only. Start reading here.
+//!
+//! Evidence becomes a caller, the caller waits for its turn, the request becomes a verified CSR, policy
+//! grants, the issuer signs, the log records, and only then does anybody hear of the certificate.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use signet_certs::check::Bounds;
+use signet_certs::csr::{Asked as AskedInCsr, CsrError, VerifiedCsr};
+use signet_certs::serial::Serial;
+use signet_certs::spiffe_id::SpiffeId;
+use thiserror::Error;
+use tokio::time::Instant;
+
+use crate::api::admission::{Overload, Turns};
+use crate::attestation::{Attestation, AttestationError, Caller, Evidence};
+use crate::authority::Issuer;
+use crate::authority::issuer::{Signed, SigningError};
+use crate::authority::pool::{PoolError, SigningPool};
+use crate::config::Lifetimes;
+use crate::issuance_log::{AppendError, CertificateEntry, Entry, IssuanceLog};
+use crate::policy::{self, Asked, Denied};
+use crate::trust::Trust;
+
+/// A request for one certificate.
+#[derive(Debug)]
+pub struct Request {
+    /// For the log.
+    pub id: String,
+    /// When it came; read once.
+    pub now: SystemTime,
+    /// When an answer is of no use any more.
+    pub deadline: Instant,
+    /// Who says to send it, and how that can be proven.
+    pub evidence: Evidence,
+    /// PEM.
+    pub csr: String,
+    /// What is asked for beside the key.
+    pub asked: Asked,
+}
+
+/// A certificate that is recorded and may leave.
+#[derive(Debug)]
+pub struct Issued {
+    /// Leaf, intermediates, and one last element with all roots; PEM.
+    pub chain: Vec<String>,
+    /// What the roots are a version of.
+    pub trust: Arc<Trust>,
+    /// Whose it is.
+    pub identity: SpiffeId,
+    /// Its serial number.
+    pub serial: Serial,
+    /// When it ends.
+    pub not_after: SystemTime,
+    /// Its place in the issuance log.
+    pub index: u64,
+    /// What the CSR asked for, where that differs from what was given.
+    pub ignored: Option<AskedInCsr>,
+}
+
+/// Why there is no certificate. Each step has its own.
+#[derive(Debug, Error)]
+pub enum IssueError {
+    /// Who sends it could not be proven.
+    #[error("attesting the caller")]
+    Attestation(#[from] AttestationError),
+    /// Not now.
+    #[error("admitting the request")]
+    Overload(#[from] Overload),
+    /// The CSR is no good.
+    #[error("verifying the CSR")]
+    Csr(#[from] CsrError),
+    /// Policy says no.
+    #[error("deciding what the caller may have")]
+    Denied(#[from] Denied),
+    /// The issuer could not sign.
+    #[error("signing")]
+    Signing(#[from] SigningError),
+    /// The signing pool did not do its work.
+    #[error("using the signing pool")]
+    Pool(#[from] PoolError),
+    /// The certificate could not be recorded, so it is dropped.
+    #[error("recording the certificate")]
+    Record(#[from] AppendError),
+    /// Time ran out on the way.
+    #[error("the deadline passed")]
+    Deadline,
+}
+
+/// Everything that issuing needs.
+pub struct Issuance {
+    /// Who is who.
+    pub attestation: Attestation,
+    /// Whose turn it is.
+    pub turns: Turns,
+    /// How long certificates live.
+    pub lifetimes: Lifetimes,
+    /// Who signs.
+    pub issuer: Arc<ArcSwap<Issuer>>,
+    /// Where signing happens.
+    pub pool: SigningPool,
+    /// Where it is recorded.
+    pub log: Arc<IssuanceLog>,
+}
+
+impl Issuance {
+    /// Issues one certificate, or says why not, by the request's deadline. If time runs out while the record
+    /// is being written, the certificate stands in the log and nobody has it.
+    pub async fn issue(&self, request: Request) -> Result<Issued, IssueError> {
+        let deadline = request.deadline;
+        tokio::time::timeout_at(deadline, self.sequence(request)).await.unwrap_or(Err(IssueError::Deadline))
+    }
+
+    async fn sequence(&self, request: Request) -> Result<Issued, IssueError> {
+        let Request { id, now, deadline, evidence, csr, asked } = request;
+        let caller = self.attestation.attest(&evidence, now).await?;
+        let grant = policy::decide(&caller, &asked, self.lifetimes)?;
+        let issuer = self.issuer.load_full();
+
+        let turn = self.turns.take(deadline).await?;
+        let bounds = Bounds { now, maximum: self.lifetimes.maximum };
+        let signer = issuer.clone();
+        let work = move || -> Result<_, IssueError> {
+            let csr = VerifiedCsr::from_pem(&csr)?;
+            let signed = signer.sign_workload(&csr, &grant, bounds)?;
+            let chain = signer.answer(&signed, grant.identity.trust_domain());
+            let ignored = csr.asked().differs_from(&grant.identity).then(|| csr.asked().clone());
+            Ok((signed, chain, ignored))
+        };
+        let (signed, chain, ignored) = self.pool.run(work).await??;
+        drop(turn);
+
+        let index = self.log.append(Entry::certificate(now, record(&caller, &issuer, &signed, id))).await?;
+        Ok(Issued {
+            chain,
+            trust: issuer.trust().clone(),
+            identity: caller.identity,
+            serial: signed.serial,
+            not_after: signed.validity.not_after,
+            index,
+            ignored,
+        })
+    }
+}
+
+fn record(caller: &Caller, issuer: &Issuer, signed: &Signed, request_id: String) -> CertificateEntry {
+    let trust = issuer.trust();
+    CertificateEntry {
+        serial: signed.serial.as_bytes().to_vec(),
+        identity: caller.identity.to_string(),
+        instance: caller.instance.clone().unwrap_or_default(),
+        evidence: caller.evidence.clone(),
+        key_hash: signed.key_hash,
+        issuer_key_id: issuer.key_id().to_vec(),
+        not_before: signed.validity.not_before,
+        not_after: signed.validity.not_after,
+        profile: "workload".to_owned(),
+        trust_epoch: trust.epoch,
+        trust_sequence: trust.sequence,
+        root_digests: issuer.root_digests(caller.identity.trust_domain()).to_vec(),
+        cluster: caller.cluster.clone().unwrap_or_default(),
+        request_id,
+        certificate_hash: signed.digest(),
+        dns_names: Vec::new(),
+    }
+}

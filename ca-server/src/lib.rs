@@ -1,0 +1,35 @@
+//! The certificate authority: callers prove who they are, get a short-lived X.509-SVID for their own
+//! identity, and every certificate is recorded before it leaves.
+//!
+//! Start reading at [`issue`], the issuing sequence. [`api`] is the edge, [`attestation`] says who calls,
+//! [`policy`] what they may have, [`authority`] signs, [`issuance_log`] records, [`trust`] is what the mesh
+//! trusts. [`app`] puts the parts together, [`operator`] is the same program as a client of a running
+//! server.
+
+pub mod api;
+pub mod app;
+pub mod attestation;
+pub mod authority;
+pub mod config;
+pub mod data_folder;
+pub mod health;
+pub mod issuance_log;
+pub mod issue;
+pub mod metrics;
+pub mod operator;
+pub mod policy;
+pub mod shutdown;
+pub mod store;
+pub mod trust;
+
+/// An error and its causes on one line, for the log: none of our errors prints its cause itself.
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}

@@ -1,0 +1,123 @@
+//! `ca-server`: the server, and the operator's verbs as a client of a running one.
+
+use std::process::ExitCode;
+
+use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
+use signet_ca_server::operator::{self, AuthorityVerb, LogVerb, OperatorError, Target};
+use signet_ca_server::{app, config};
+
+#[derive(Parser)]
+#[command(name = "ca-server", version, about = "Signet's certificate authority")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run the server
+    Run(Settings),
+    /// Read and check the configuration and everything it names; start nothing
+    Check(Settings),
+    /// How the running server stands; exit code 1 if it is not ready
+    Status {
+        #[command(flatten)]
+        target: Target,
+    },
+    /// The CA keys
+    Authority {
+        #[command(flatten)]
+        target: Target,
+        #[command(subcommand)]
+        verb: AuthorityVerb,
+    },
+    /// The issuance log
+    Log {
+        #[command(flatten)]
+        target: Target,
+        #[command(subcommand)]
+        verb: LogVerb,
+    },
+}
+
+/// Filled from the table of settings.
+#[derive(Args)]
+struct Settings {}
+
+fn main() -> ExitCode {
+    let command = Cli::command().mut_subcommand("run", with_settings).mut_subcommand("check", with_settings);
+    let matches = command.get_matches();
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    match cli.verb {
+        Verb::Run(_) | Verb::Check(_) => {
+            // The subcommand was just matched.
+            let Some((verb, flags)) = matches.subcommand() else { return ExitCode::from(2) };
+            match config::load(flags, |name| std::env::var(name).ok()) {
+                Ok(config) if verb == "check" => check(config),
+                Ok(config) => run(config),
+                Err(faults) => fail(&faults, 2),
+            }
+        }
+        Verb::Status { target } => ask(async { operator::status(&target).await }),
+        Verb::Authority { target, verb } => {
+            ask(async { operator::authority(&target, verb).await.map(|()| true) })
+        }
+        Verb::Log { target, verb } => ask(async { operator::log(&target, verb).await.map(|()| true) }),
+    }
+}
+
+fn with_settings(command: Command) -> Command {
+    command.args(config::arguments())
+}
+
+fn check(config: config::Config) -> ExitCode {
+    match app::check(config) {
+        Ok(()) => {
+            println!("the configuration and everything it names are in order");
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(&error, 1),
+    }
+}
+
+fn run(config: config::Config) -> ExitCode {
+    let _log = signet_settings::logging::start(config.log);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error, 1),
+    };
+    match runtime.block_on(app::run(config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error, 1),
+    }
+}
+
+fn ask(answer: impl Future<Output = Result<bool, OperatorError>>) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error, 2),
+    };
+    match runtime.block_on(answer) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        // Whoever reads us, such as `head`, has seen enough.
+        Err(OperatorError::Print(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(&error, error.exit_code()),
+    }
+}
+
+/// The error and its causes, one a line, on standard error.
+fn fail(error: &dyn std::error::Error, code: u8) -> ExitCode {
+    eprintln!("ca-server: {error}");
+    let mut next = error.source();
+    while let Some(cause) = next {
+        eprintln!("  because: {cause}");
+        next = cause.source();
+    }
+    ExitCode::from(code)
+}

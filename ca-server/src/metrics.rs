@@ -1,0 +1,284 @@
+//! Metrics: Istio's names where Istio has them, ours (`signet_…`) beside. Labels are bounded: reasons are
+//! our own codes, keys are issuer key ids.
+//!
+//! Istio's counters have no `_total` at their end, which OpenMetrics demands of counters: they are exposed
+//! with type `unknown` and count up all the same.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::{MetricType, TypedMetric};
+use prometheus_client::registry::Registry;
+use signet_certs::chain::Certificate;
+use signet_certs::clock::to_unix;
+
+use crate::app::Running;
+use crate::issue::IssueError;
+
+/// Seconds; from a fifth of a millisecond to the deadline.
+const LATENCY: [f64; 12] = [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct IstioError {
+    error: &'static str,
+}
+
+/// A counter under a name that has no `_total`.
+#[derive(Debug, Clone, Default)]
+struct BareCounter(Arc<AtomicU64>);
+
+impl BareCounter {
+    fn inc(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl EncodeMetric for BareCounter {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
+        encoder.encode_gauge(&self.0.load(Ordering::Relaxed))
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Unknown
+    }
+}
+
+impl TypedMetric for BareCounter {
+    const TYPE: MetricType = MetricType::Unknown;
+}
+
+/// What is counted as it happens.
+#[derive(Debug)]
+pub struct Metrics {
+    csr_count: BareCounter,
+    csr_parsing_errors: BareCounter,
+    authentication_failures: BareCounter,
+    issued: BareCounter,
+    sign_errors: Family<IstioError, BareCounter>,
+    refused: Family<Reason, Counter>,
+    connections_refused: Family<Reason, Counter>,
+    watches_refused: Family<Reason, Counter>,
+    watches: Gauge,
+    acknowledgements: Counter,
+    latency: Histogram,
+    last_leaf: AtomicI64,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            csr_count: BareCounter::default(),
+            csr_parsing_errors: BareCounter::default(),
+            authentication_failures: BareCounter::default(),
+            issued: BareCounter::default(),
+            sign_errors: Family::default(),
+            refused: Family::default(),
+            connections_refused: Family::default(),
+            watches_refused: Family::default(),
+            watches: Gauge::default(),
+            acknowledgements: Counter::default(),
+            latency: Histogram::new(LATENCY),
+            last_leaf: AtomicI64::new(0),
+        }
+    }
+}
+
+/// An open trust watch, counted until it is dropped.
+pub struct OpenWatch(Gauge);
+
+impl Drop for OpenWatch {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl Metrics {
+    /// A request for a certificate came.
+    pub fn csr_received(&self) {
+        self.csr_count.inc();
+    }
+
+    /// It was answered with a certificate that ends then.
+    pub fn issued(&self, after: Duration, not_after: SystemTime) {
+        self.issued.inc();
+        self.latency.observe(after.as_secs_f64());
+        self.last_leaf.store(to_unix(not_after), Ordering::Relaxed);
+    }
+
+    /// It was refused.
+    pub fn refused(&self, error: &IssueError, reason: &'static str) {
+        self.refused.get_or_create(&Reason { reason }).inc();
+        let istio = match error {
+            IssueError::Attestation(_) => return self.authentication_failures.inc(),
+            IssueError::Csr(_) => {
+                self.csr_parsing_errors.inc();
+                "CSR_ERROR"
+            }
+            IssueError::Denied(crate::policy::Denied::Impersonation { .. }) => {
+                return self.authentication_failures.inc();
+            }
+            IssueError::Denied(_) => "TTL_ERROR",
+            IssueError::Signing(_) | IssueError::Pool(_) => "CERT_GEN_ERROR",
+            IssueError::Overload(_) | IssueError::Record(_) | IssueError::Deadline => "UNKNOWN",
+        };
+        self.sign_errors.get_or_create(&IstioError { error: istio }).inc();
+    }
+
+    /// A connection was refused, or its handshake failed.
+    pub fn connection_refused(&self, reason: &'static str) {
+        self.connections_refused.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// A trust watch was refused.
+    pub fn watch_refused(&self, reason: &'static str) {
+        self.watches_refused.get_or_create(&Reason { reason }).inc();
+    }
+
+    /// A trust watch begins.
+    pub fn watch_open(&self) -> OpenWatch {
+        self.watches.inc();
+        OpenWatch(self.watches.clone())
+    }
+
+    /// An acknowledgement was kept.
+    pub fn acknowledged(&self) {
+        self.acknowledgements.inc();
+    }
+
+    /// Certificates issued since the start.
+    pub fn issued_count(&self) -> u64 {
+        self.issued.0.load(Ordering::Relaxed)
+    }
+
+    /// Trust watches open now.
+    pub fn watches_now(&self) -> i64 {
+        self.watches.get()
+    }
+
+    /// NotAfter of the leaf issued last, in seconds since 1970; 0 before the first.
+    pub fn last_leaf_not_after(&self) -> i64 {
+        self.last_leaf.load(Ordering::Relaxed)
+    }
+
+    fn register(&self, registry: &mut Registry) {
+        let r = registry;
+        r.register("citadel_server_csr_count", "Requests for certificates", self.csr_count.clone());
+        r.register("citadel_server_csr_parsing_err_count", "CSRs refused", self.csr_parsing_errors.clone());
+        let failures = self.authentication_failures.clone();
+        r.register("citadel_server_authentication_failure_count", "Callers refused", failures);
+        let issued = self.issued.clone();
+        r.register("citadel_server_success_cert_issuance_count", "Certificates issued", issued);
+        let errors = self.sign_errors.clone();
+        r.register("citadel_server_csr_sign_err_count", "Requests refused after attestation", errors);
+        r.register("signet_refusals", "Requests refused, by reason", self.refused.clone());
+        let refused = self.connections_refused.clone();
+        r.register("signet_connections_refused", "Connections refused, by reason", refused);
+        let refused = self.watches_refused.clone();
+        r.register("signet_trust_watches_refused", "Trust watches refused, by reason", refused);
+        r.register("signet_trust_watches", "Trust watches open", self.watches.clone());
+        r.register("signet_acknowledgements", "Acknowledgements kept", self.acknowledgements.clone());
+        r.register("signet_issuance_seconds", "Time from request to answer", self.latency.clone());
+    }
+}
+
+/// Everything as OpenMetrics text.
+pub fn render(running: &Arc<Running>) -> Result<String, std::fmt::Error> {
+    let mut registry = Registry::default();
+    running.metrics.register(&mut registry);
+    registry.register_collector(Box::new(Snapshot(running.clone())));
+    let mut text = String::new();
+    encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+/// What is read when somebody asks.
+struct Snapshot(Arc<Running>);
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Snapshot")
+    }
+}
+
+impl Collector for Snapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let running = &self.0;
+        let now = to_unix(SystemTime::now());
+        let issuer = running.issuance.issuer.load();
+        let cacerts = issuer.cacerts();
+        let ends = |certificate: &Certificate| to_unix(certificate.facts().validity.not_after);
+        let (signer, anchor) = (ends(&cacerts.ca.certificate), ends(&cacerts.anchor));
+
+        let mut gauge = |name: &str, help: &str, value: i64| {
+            let metric = ConstGauge::new(value);
+            metric.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)
+        };
+        gauge("citadel_server_root_cert_expiry_timestamp", "When the root ends, seconds since 1970", anchor)?;
+        gauge("citadel_server_root_cert_expiry_seconds", "Time until the root ends", anchor - now)?;
+        gauge(
+            "citadel_server_cert_chain_expiry_timestamp",
+            "When the issuer ends, seconds since 1970",
+            signer,
+        )?;
+        gauge("citadel_server_cert_chain_expiry_seconds", "Time until the issuer ends", signer - now)?;
+        let log = running.issuance.log.stats();
+        gauge("signet_log_records", "Records in the issuance log", count(log.records))?;
+        gauge("signet_log_batches", "Batches synced since the start", count(log.batches))?;
+        gauge("signet_log_queue", "Records that wait to be written", count(log.queue_depth))?;
+        gauge("signet_log_indexed", "Records that the indexes have seen", count(log.indexed_through))?;
+        gauge(
+            "signet_log_checkpoint_size",
+            "Records under the latest checkpoint",
+            count(log.checkpoint_size),
+        )?;
+        gauge("signet_log_poisoned", "1 when appending has ended until a restart", log.poisoned.into())?;
+        let trust = running.publisher.current();
+        gauge("signet_trust_epoch", "Epoch of the trust object", count(trust.epoch))?;
+        gauge("signet_trust_sequence", "Sequence of the trust object", count(trust.sequence))?;
+        gauge("signet_in_flight", "Requests in flight", running.places.taken() as i64)?;
+        gauge("signet_queue", "Requests that wait for their turn", running.issuance.turns.waiting() as i64)?;
+        gauge(
+            "signet_ready",
+            "1 when certificates can be signed and recorded",
+            running.health.ready().into(),
+        )?;
+
+        let help = "When certificates end, seconds since 1970";
+        let name = "signet_certificate_expiry_timestamp_seconds";
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        let mut expiry = |kind: &str, serial: String, at: i64| {
+            let labels = [("kind", kind.to_owned()), ("serial", serial)];
+            ConstGauge::new(at).encode(family.encode_family(&labels)?)
+        };
+        for root in &cacerts.roots {
+            expiry("root", root.facts().serial.to_string(), ends(root))?;
+        }
+        expiry("issuer", cacerts.ca.certificate.facts().serial.to_string(), signer)?;
+        if let Some(leaf) = running.serving.leaf() {
+            expiry("serving", leaf.facts().serial.to_string(), ends(&leaf))?;
+        }
+        // Of the leaf issued last only the time: its serial would be a new series each time.
+        let last = running.metrics.last_leaf_not_after();
+        if last != 0 {
+            expiry("leaf", String::new(), last)?;
+        }
+        Ok(())
+    }
+}
+
+fn count(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}

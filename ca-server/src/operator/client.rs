@@ -1,0 +1,112 @@
+//! HTTP over the admin socket: one request a connection, JSON both ways.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde_json::Value;
+use thiserror::Error;
+use tokio::net::UnixStream;
+
+/// Largest answer that is read, in bytes.
+const MAX_ANSWER: usize = 64 * 1024 * 1024;
+
+/// Why there is no answer, or that it is no.
+#[derive(Debug, Error)]
+pub enum ClientError {
+    /// Nobody listens, or we may not ask.
+    #[error("connecting to {} (is the server running, and is this its --admin-socket?)", .0.display())]
+    Connect(PathBuf, #[source] io::Error),
+    /// The exchange broke off.
+    #[error("asking the server")]
+    Exchange(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The answer is no JSON.
+    #[error("the server's answer was not understood")]
+    Answer(#[from] serde_json::Error),
+    /// The server says no.
+    #[error("{error}")]
+    Refused {
+        /// HTTP status.
+        code: StatusCode,
+        /// What the server says.
+        error: String,
+    },
+}
+
+/// A client of one socket.
+pub(super) struct Client<'a> {
+    socket: &'a Path,
+}
+
+impl<'a> Client<'a> {
+    pub(super) fn new(socket: &'a Path) -> Self {
+        Self { socket }
+    }
+
+    pub(super) async fn get(&self, path: &str) -> Result<Value, ClientError> {
+        self.ask(Method::GET, path, None).await
+    }
+
+    pub(super) async fn get_with(&self, path: &str, query: &impl Serialize) -> Result<Value, ClientError> {
+        let query = serde_json::to_value(query)?;
+        let mut pairs = url::form_urlencoded::Serializer::new(String::new());
+        for (key, value) in query.as_object().into_iter().flatten() {
+            match value {
+                Value::String(text) => pairs.append_pair(key, text),
+                other => pairs.append_pair(key, &other.to_string()),
+            };
+        }
+        self.ask(Method::GET, &format!("{path}?{}", pairs.finish()), None).await
+    }
+
+    pub(super) async fn post(&self, path: &str, body: &Value) -> Result<Value, ClientError> {
+        self.ask(Method::POST, path, Some(body)).await
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, ClientError> {
+        let stream = UnixStream::connect(self.socket)
+            .await
+            .map_err(|error| ClientError::Connect(self.socket.to_owned(), error))?;
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "localhost")
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|error| ClientError::Exchange(error.into()))?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| ClientError::Exchange(error.into()))?;
+        let exchange = async {
+            let response = sender.send_request(request).await?;
+            let code = response.status();
+            let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await?.to_bytes();
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>((code, body))
+        };
+        // The connection only moves bytes for the exchange; it ends with it.
+        let (code, body) = tokio::select! {
+            answered = exchange => answered.map_err(ClientError::Exchange)?,
+            ended = connection => {
+                let cause = ended.err().map_or_else(|| "the connection was closed".into(), Into::into);
+                return Err(ClientError::Exchange(cause));
+            }
+        };
+        let answer = serde_json::from_slice::<Value>(&body);
+        if code.is_success() {
+            return Ok(answer?);
+        }
+        let said = answer.ok().and_then(|answer| Some(answer["error"].as_str()?.to_owned()));
+        Err(ClientError::Refused { code, error: said.unwrap_or_else(|| code.to_string()) })
+    }
+}
+
+/// A part of a path with everything escaped that could end it.
+pub(super) fn escaped(part: &str) -> String {
+    url::form_urlencoded::byte_serialize(part.as_bytes()).collect()
+}

@@ -1,0 +1,227 @@
+//! Tables for people, from the same JSON that programs get.
+
+use std::io::{self, Write};
+
+use serde_json::Value;
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) if text.is_empty() => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// Label and value, one a line.
+fn facts(out: &mut dyn Write, rows: &[(&str, String)]) -> io::Result<()> {
+    let width = rows.iter().map(|(label, _)| label.len()).max().unwrap_or(0);
+    rows.iter().try_for_each(|(label, value)| writeln!(out, "{label:width$}  {value}"))
+}
+
+/// Columns as wide as their widest cell, two spaces apart.
+fn table(out: &mut dyn Write, header: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.chain([header[column].len()]).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..header.len()).map(width).collect();
+    let header = header.iter().map(|cell| (*cell).to_owned()).collect();
+    for row in [&header].into_iter().chain(rows) {
+        let line: String = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}  ")).collect();
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    Ok(())
+}
+
+pub(super) fn status(status: &Value, out: &mut dyn Write) -> io::Result<()> {
+    let ready = match status["not_ready_because"].as_str() {
+        None => "yes".to_owned(),
+        Some(cause) => format!("NO: {cause}"),
+    };
+    let (issuer, trust, log) = (&status["issuer"], &status["trust"], &status["log"]);
+    let mut rows = vec![
+        ("ready", ready),
+        (
+            "version",
+            format!(
+                "{}, pid {}, since {}",
+                text(&status["version"]),
+                status["pid"],
+                text(&status["started"])
+            ),
+        ),
+        ("trust domain", text(&status["trust_domain"])),
+        (
+            "listening",
+            format!("{} (issuing), {} (monitoring)", text(&status["listen"]), text(&status["monitoring"])),
+        ),
+        (
+            "issuer",
+            format!(
+                "{} {} ({})",
+                text(&issuer["id"]),
+                text(&issuer["certificate"]["subject"]),
+                text(&issuer["key"])
+            ),
+        ),
+        ("issuer ends", text(&issuer["certificate"]["not_after"])),
+    ];
+    for root in status["roots"].as_array().into_iter().flatten() {
+        rows.push(("root", format!("{}, ends {}", text(&root["subject"]), text(&root["not_after"]))));
+    }
+    rows.extend([
+        ("serving ends", text(&status["serving"]["not_after"])),
+        (
+            "trust",
+            format!(
+                "epoch {}, sequence {}, digest {}",
+                trust["epoch"],
+                trust["sequence"],
+                text(&trust["digest"])
+            ),
+        ),
+        (
+            "log",
+            format!(
+                "{} records, {} under a checkpoint, {}",
+                log["records"],
+                log["checkpoint_size"],
+                text(&log["origin"])
+            ),
+        ),
+    ]);
+    if log["poisoned"] == Value::Bool(true) {
+        rows.push(("", "the log takes nothing until a restart: its disk failed".to_owned()));
+    }
+    for issuer in status["token_issuers"].as_array().into_iter().flatten() {
+        let keys =
+            format!("{}: {} keys from {}", text(&issuer["issuer"]), issuer["keys"], text(&issuer["source"]));
+        let error = issuer["last_error"].as_str().map(|error| format!("; {error}")).unwrap_or_default();
+        rows.push(("tokens of", keys + &error));
+    }
+    rows.extend([
+        (
+            "issued",
+            format!(
+                "{} since the start, {} in flight, {} waiting",
+                status["issued"], status["in_flight"], status["waiting"]
+            ),
+        ),
+        ("consumers", format!("{} known, {} watching", status["consumers"], status["trust_watches"])),
+    ]);
+    facts(out, &rows)
+}
+
+pub(super) fn authorities(rows: &Value, out: &mut dyn Write) -> io::Result<()> {
+    let rows: Vec<Vec<String>> = rows
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|row| {
+            ["id", "state", "subject", "key", "not_after", "active_since"].map(|key| text(&row[key])).to_vec()
+        })
+        .collect();
+    table(out, &["ID", "STATE", "SUBJECT", "KEY", "NOT AFTER", "ACTIVE SINCE"], &rows)
+}
+
+pub(super) fn authority(row: &Value, out: &mut dyn Write) -> io::Result<()> {
+    let roots: Vec<String> = row["roots"].as_array().into_iter().flatten().map(text).collect();
+    facts(
+        out,
+        &[
+            ("id", text(&row["id"])),
+            ("state", format!("{} since {}", text(&row["state"]), text(&row["active_since"]))),
+            ("subject", text(&row["subject"])),
+            ("serial", text(&row["serial"])),
+            ("key", text(&row["key"])),
+            ("valid", format!("{} to {}", text(&row["not_before"]), text(&row["not_after"]))),
+            ("roots", roots.join("; ")),
+        ],
+    )?;
+    write!(out, "\n{}", text(&row["chain"]))
+}
+
+pub(super) fn verified(report: &Value, out: &mut dyn Write) -> io::Result<()> {
+    let mut rows = vec![
+        (
+            "verified",
+            format!(
+                "{} records: {} certificates, {} acts, in {} segments",
+                report["records"], report["certificates"], report["acts"], report["segments"]
+            ),
+        ),
+        ("log id", text(&report["log_id"])),
+        ("root hash", text(&report["root"])),
+        (
+            "checkpoint",
+            format!("of {} records, signed {}", report["checkpoint_size"], text(&report["checkpoint_time"])),
+        ),
+        ("not signed yet", format!("{} records", report["records_after_checkpoint"])),
+        ("times", format!("{} to {}", text(&report["first_time"]), text(&report["last_time"]))),
+    ];
+    if let Some(size) = report["since_size"].as_u64() {
+        rows.push(("continues", format!("the earlier checkpoint of {size} records")));
+    }
+    match report["unfinished_bytes"].as_u64() {
+        None | Some(0) => {}
+        Some(bytes) => {
+            rows.push(("unfinished", format!("{bytes} bytes of a batch that nobody was answered for")))
+        }
+    }
+    facts(out, &rows)
+}
+
+pub(super) fn proof(answer: &Value, out: &mut dyn Write) -> io::Result<()> {
+    let (proof, record) = (&answer["proof"], &answer["record"]);
+    facts(
+        out,
+        &[
+            ("proven", format!("record {} of {}", proof["index"], proof["tree_size"])),
+            ("serial", text(&record["serial"])),
+            ("identity", text(&record["identity"])),
+            ("recorded", text(&record["time"])),
+            ("log key", text(&answer["vkey"])),
+        ],
+    )?;
+    write!(out, "\n{}", text(&proof["checkpoint"]))
+}
+
+/// The table of records, which is written as it comes.
+#[derive(Default)]
+pub(super) struct Records {
+    began: bool,
+}
+
+impl Records {
+    pub(super) fn row(&mut self, record: &Value, out: &mut dyn Write) -> io::Result<()> {
+        let mut line = |cells: [&str; 6]| {
+            let [index, time, kind, serial, not_after, rest] = cells;
+            writeln!(out, "{index:<9} {time:<27} {kind:<9} {serial:<32} {not_after:<20} {rest}")
+        };
+        if !self.began {
+            self.began = true;
+            line(["INDEX", "TIME", "KIND", "SERIAL NUMBER", "NOT AFTER", "IDENTITY"])?;
+        }
+        let (index, time) = (record["index"].to_string(), text(&record["time"]));
+        if record["kind"] == "act" {
+            let what = format!(
+                "{} {} by {}",
+                text(&record["act"]),
+                text(&record["subject"]),
+                text(&record["actor"])
+            );
+            return line([&index, &time, "act", "-", "-", &what]);
+        }
+        let names = record["dns_names"].as_array().into_iter().flatten().map(text).collect::<Vec<_>>();
+        let identity = if names.is_empty() { text(&record["identity"]) } else { names.join(",") };
+        line([
+            &index,
+            &time,
+            &text(&record["profile"]),
+            &text(&record["serial"]),
+            &text(&record["not_after"]),
+            &identity,
+        ])
+    }
+}

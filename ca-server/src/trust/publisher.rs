@@ -1,0 +1,100 @@
+//! The owner of the trust object: versions it, keeps the version in the store, tells subscribers.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+use signet_certs::bundle::Bundles;
+use signet_certs::clock::to_unix;
+use thiserror::Error;
+use tokio::sync::watch;
+
+use super::Trust;
+use crate::store::{Batch, Store, StoreError, Table};
+
+const KEY: &[u8] = b"trust";
+
+/// Why the version of the trust object cannot be known.
+#[derive(Debug, Error)]
+pub enum PublishError {
+    /// The store failed.
+    #[error("keeping the version of the trust object")]
+    Store(#[from] StoreError),
+    /// The row is damaged.
+    #[error("reading the version of the trust object")]
+    Row(#[from] serde_json::Error),
+}
+
+/// What the store keeps of the trust object: its version, not its content.
+#[derive(Debug, Serialize, Deserialize)]
+struct Version {
+    epoch: u64,
+    sequence: u64,
+    digest: [u8; 32],
+}
+
+/// Publishes the trust object.
+pub struct Publisher {
+    current: watch::Sender<Arc<Trust>>,
+}
+
+impl Publisher {
+    /// Publishes `bundles`: with the version they had before, or the next sequence where they changed. The
+    /// version is durable before anybody sees it. A store without one begins a new epoch, named by `now`.
+    pub fn open(store: &dyn Store, bundles: Bundles, now: SystemTime) -> Result<Self, PublishError> {
+        let digest = bundles.digest();
+        let kept = store.read(Table::Meta, KEY)?;
+        let kept: Option<Version> = kept.map(|row| serde_json::from_slice(&row)).transpose()?;
+        let version = match kept {
+            Some(version) if version.digest == digest => version,
+            Some(version) => Version { sequence: version.sequence + 1, digest, ..version },
+            None => Version { epoch: u64::try_from(to_unix(now)).unwrap_or(1), sequence: 1, digest },
+        };
+        let mut batch = Batch::default();
+        batch.put(Table::Meta, KEY, serde_json::to_vec(&version)?);
+        store.apply(batch)?;
+        store.flush()?;
+        let trust = Trust { epoch: version.epoch, sequence: version.sequence, digest, bundles };
+        Ok(Self { current: watch::Sender::new(Arc::new(trust)) })
+    }
+
+    /// The object now.
+    pub fn current(&self) -> Arc<Trust> {
+        self.current.borrow().clone()
+    }
+
+    /// The object now and whenever it changes.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Trust>> {
+        self.current.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::authority::tests::root;
+    use crate::store::MemoryStore;
+    use signet_certs::bundle::TrustBundle;
+    use signet_certs::clock::from_unix;
+    use signet_certs::spiffe_id::TrustDomain;
+
+    fn bundles(names: &[&str]) -> Bundles {
+        let roots = names.iter().map(|name| root(name).certificate).collect();
+        Bundles::of(TrustDomain::parse("td").unwrap(), TrustBundle::new(roots))
+    }
+
+    #[test]
+    fn the_sequence_rises_with_each_change_and_only_then() {
+        let store = MemoryStore::default();
+        let (a, b) = (bundles(&["A"]), bundles(&["A", "B"]));
+        let version = |bundles: &Bundles, at: i64| {
+            let trust = Publisher::open(&store, bundles.clone(), from_unix(at)).unwrap().current();
+            (trust.epoch, trust.sequence)
+        };
+        assert_eq!(version(&a, 100), (100, 1));
+        assert_eq!(version(&a, 200), (100, 1));
+        assert_eq!(version(&b, 300), (100, 2));
+        assert_eq!(version(&a, 400), (100, 3));
+    }
+}

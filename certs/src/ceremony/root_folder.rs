@@ -1,0 +1,221 @@
+//! Reading the folder of a root that is to sign an intermediate: ours, or the one that Istio's
+//! certificate tools write.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use signet_certs::ca::Ca;
+use signet_certs::cacerts::{CA_CERT, CA_KEY, Cacerts, Fault, Files, ROOT_CERT};
+use signet_certs::name;
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use super::text::lines;
+
+/// The root's key in Istio's layout.
+const ROOT_KEY: &str = "root-key.pem";
+const OURS: Layout = Layout { certificate: CA_CERT, key: CA_KEY };
+const ISTIO: Layout = Layout { certificate: ROOT_CERT, key: ROOT_KEY };
+
+/// Where a folder keeps its signing certificate and the key.
+#[derive(Clone, Copy)]
+struct Layout {
+    certificate: &'static str,
+    key: &'static str,
+}
+
+/// A root that can sign, and what its folder gives to everybody.
+#[derive(Debug)]
+pub(crate) struct Root {
+    /// Who signs.
+    pub(crate) ca: Ca,
+    /// `root-cert.pem` byte for byte.
+    pub(crate) root_cert: Vec<u8>,
+}
+
+/// Why there is no root in a folder.
+#[derive(Debug, Error)]
+pub(crate) enum RootFolderError {
+    /// A file, or the folder itself, cannot be read.
+    #[error("read {}", .0.display())]
+    Read(PathBuf, #[source] io::Error),
+    /// No key of either layout.
+    #[error("expected the root's key in {0}, as {CA_KEY} or (Istio's layout) as {ROOT_KEY}; found neither")]
+    NoKey(String),
+    /// The keys of both layouts.
+    #[error("expected one CA in {0}, found two keys: {CA_KEY} and {ROOT_KEY}")]
+    TwoKeys(String),
+    /// The CA is signed by another.
+    #[error("expected a root in {file}, found ({subject}), signed by ({issuer})")]
+    NotRoot {
+        /// The certificate's file.
+        file: String,
+        /// Its subject.
+        subject: String,
+        /// Its issuer.
+        issuer: String,
+    },
+    /// The files do not make a CA.
+    #[error("the root in {0} cannot sign:\n{list}", list = lines(.1))]
+    Faults(String, Vec<Fault>),
+}
+
+/// Reads and judges the root of a folder at `now`.
+pub(crate) fn read(folder: &Path, now: SystemTime) -> Result<Root, RootFolderError> {
+    let shown = folder.display().to_string();
+    folder.metadata().map_err(|error| RootFolderError::Read(folder.to_owned(), error))?;
+    let there = |layout: Layout| folder.join(layout.key).exists();
+    let layout = match (there(OURS), there(ISTIO)) {
+        (true, false) => OURS,
+        (false, true) => ISTIO,
+        (true, true) => return Err(RootFolderError::TwoKeys(shown)),
+        (false, false) => return Err(RootFolderError::NoKey(shown)),
+    };
+    let read = |name: &str| {
+        let path = folder.join(name);
+        fs::read(&path).map_err(|error| RootFolderError::Read(path, error))
+    };
+    let certificate = read(layout.certificate)?;
+    let files = Files {
+        ca_cert: certificate.clone(),
+        ca_key: Zeroizing::new(read(layout.key)?),
+        cert_chain: certificate,
+        root_cert: read(ROOT_CERT)?,
+    };
+    let cacerts =
+        Cacerts::read(&files, now).map_err(|faults| RootFolderError::Faults(shown, layout.faults(faults)))?;
+    if !cacerts.intermediates.is_empty() {
+        let facts = cacerts.ca.certificate.facts();
+        return Err(RootFolderError::NotRoot {
+            file: folder.join(layout.certificate).display().to_string(),
+            subject: name::display(&facts.subject),
+            issuer: name::display(&facts.issuer),
+        });
+    }
+    Ok(Root { ca: cacerts.ca, root_cert: files.root_cert })
+}
+
+impl Layout {
+    /// The faults with the files' names in this layout. One file stands for several, so faults repeat.
+    fn faults(self, faults: Vec<Fault>) -> Vec<Fault> {
+        let mut named: Vec<Fault> = Vec::with_capacity(faults.len());
+        for Fault { file, what } in faults {
+            let file = match file {
+                CA_KEY => self.key,
+                ROOT_CERT => ROOT_CERT,
+                _ => self.certificate,
+            };
+            let fault = Fault { file, what };
+            if !named.contains(&fault) {
+                named.push(fault);
+            }
+        }
+        named
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use signet_certs::clock::from_unix;
+    use signet_certs::key::PrivateKey;
+    use signet_certs::name::ca_name;
+    use signet_certs::validity::{BACKDATE, Validity};
+    use std::time::Duration;
+    use tempfile::TempDir;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn now() -> SystemTime {
+        from_unix(1_800_000_000)
+    }
+
+    fn validity() -> Validity {
+        Validity { not_before: now() - BACKDATE, not_after: now() + HOUR }
+    }
+
+    fn key() -> PrivateKey {
+        PrivateKey::generate_p256().unwrap()
+    }
+
+    fn root() -> Ca {
+        Ca::root(ca_name("Signet", None, "Root CA"), validity(), key()).unwrap()
+    }
+
+    /// A folder with these certificates and the key, under the names of a layout.
+    fn folder(layout: Layout, certificate: &str, root_cert: &str, key: &PrivateKey) -> TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(layout.certificate), certificate).unwrap();
+        fs::write(folder.path().join(ROOT_CERT), root_cert).unwrap();
+        fs::write(folder.path().join(layout.key), key.to_pkcs8_pem().as_bytes()).unwrap();
+        folder
+    }
+
+    fn refusal(folder: &TempDir, now: SystemTime) -> String {
+        read(folder.path(), now).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn both_layouts_are_read_and_the_root_s_bytes_kept() {
+        let root = root();
+        let text = format!("# ours\n{}", root.certificate.to_pem());
+        for layout in [OURS, ISTIO] {
+            let folder = folder(layout, &text, &text, &root.key);
+            let read = read(folder.path(), now()).unwrap();
+            assert_eq!(read.root_cert, text.as_bytes());
+            assert_eq!(read.ca.certificate, root.certificate);
+        }
+    }
+
+    #[test]
+    fn a_folder_without_a_key_or_with_two_is_refused() {
+        let root = root();
+        let pem = root.certificate.to_pem();
+        let folder = folder(OURS, &pem, &pem, &root.key);
+        fs::copy(folder.path().join(CA_KEY), folder.path().join(ROOT_KEY)).unwrap();
+        assert!(matches!(read(folder.path(), now()), Err(RootFolderError::TwoKeys(_))));
+        fs::remove_file(folder.path().join(ROOT_KEY)).unwrap();
+        fs::remove_file(folder.path().join(CA_KEY)).unwrap();
+        assert!(matches!(read(folder.path(), now()), Err(RootFolderError::NoKey(_))));
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let root = root();
+        let pem = root.certificate.to_pem();
+        let folder = folder(ISTIO, &pem, &pem, &root.key);
+        fs::remove_file(folder.path().join(ROOT_CERT)).unwrap();
+        let missing = [folder.path().join(ROOT_CERT), folder.path().join("nowhere")];
+        let errors = [read(folder.path(), now()), read(&missing[1], now())];
+        for (error, path) in errors.into_iter().zip(missing) {
+            assert!(matches!(error, Err(RootFolderError::Read(found, _)) if found == path));
+        }
+    }
+
+    #[test]
+    fn an_intermediate_is_no_root() {
+        let root = root();
+        let subject = ca_name("Signet", Some("c"), "Intermediate CA");
+        let below = root.intermediate(subject, 0, validity(), key()).unwrap();
+        let folder = folder(OURS, &below.certificate.to_pem(), &root.certificate.to_pem(), &below.key);
+        let text = refusal(&folder, now());
+        assert!(text.contains("CN=Intermediate CA), signed by (O=Signet, CN=Root CA)"), "{text}");
+    }
+
+    #[test]
+    fn faults_carry_the_file_names_of_the_layout_and_do_not_repeat() {
+        let root = root();
+        let pem = root.certificate.to_pem();
+        for (layout, file) in [(OURS, CA_KEY), (ISTIO, ROOT_KEY)] {
+            let text = refusal(&folder(layout, &pem, &pem, &key()), now());
+            assert!(text.contains(&format!("\n  {file}: expected the P-256 key of")), "{text}");
+        }
+        let text = refusal(&folder(ISTIO, "", "", &root.key), now());
+        assert_eq!(text.matches(ROOT_CERT).count(), 1, "{text}");
+        let text = refusal(&folder(ISTIO, &pem, &pem, &root.key), now() + HOUR * 2);
+        assert!(text.contains("ended at"), "{text}");
+    }
+}

@@ -1,0 +1,177 @@
+//! PEM (RFC 7468) as CA files hold it: blocks with text around them, each with the line it begins on.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use thiserror::Error;
+
+/// One block.
+pub struct Block {
+    /// Between `-----BEGIN ` and `-----`.
+    pub label: String,
+    /// The decoded content. It may be a private key, so the type has no Debug.
+    pub der: Vec<u8>,
+    /// Line of the BEGIN marker, counted from 1.
+    pub line: usize,
+}
+
+/// Why a text is not PEM; lines count from 1.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum PemError {
+    /// Not UTF-8 text.
+    #[error("this is not text; PEM was expected")]
+    NotText,
+    /// A BEGIN without its END.
+    #[error("line {0}: the block {1} has no matching END")]
+    Unfinished(usize, String),
+    /// Content that is not base64.
+    #[error("line {0}: the block {1} is not base64")]
+    Base64(usize, String),
+    /// Nothing with the wanted label.
+    #[error("expected a block {0}, found {1}")]
+    Missing(&'static str, String),
+    /// Something beside the one block that was expected.
+    #[error("expected one block and nothing else, found more text at line {0}")]
+    Trailing(usize),
+}
+
+/// All blocks in order; other text around them is passed over.
+pub fn blocks(text: &[u8]) -> Result<Vec<Block>, PemError> {
+    let text = str::from_utf8(text).map_err(|_| PemError::NotText)?;
+    let mut found = Vec::new();
+    let mut open: Option<(usize, String, String)> = None;
+    for (number, line) in text.lines().enumerate().map(|(at, line)| (at + 1, line.trim())) {
+        match &mut open {
+            None => {
+                if let Some(label) = marker(line, "-----BEGIN ") {
+                    open = Some((number, label.to_owned(), String::new()));
+                }
+            }
+            Some((begin, label, body)) => match marker(line, "-----END ") {
+                Some(end) if end == label => {
+                    let der = STANDARD.decode(&body).map_err(|_| PemError::Base64(*begin, label.clone()))?;
+                    found.push(Block { label: label.clone(), der, line: *begin });
+                    open = None;
+                }
+                Some(_) => return Err(PemError::Unfinished(*begin, label.clone())),
+                None if line.starts_with("-----") => {
+                    return Err(PemError::Unfinished(*begin, label.clone()));
+                }
+                None => body.push_str(line),
+            },
+        }
+    }
+    match open {
+        Some((begin, label, _)) => Err(PemError::Unfinished(begin, label)),
+        None => Ok(found),
+    }
+}
+
+/// The one block of a text that has nothing else but white space: for requests from outside.
+pub fn only(text: &str) -> Result<Block, PemError> {
+    let mut found = blocks(text.as_bytes())?;
+    if let Some(second) = found.get(1) {
+        return Err(PemError::Trailing(second.line));
+    }
+    let block = found.pop().ok_or(PemError::Missing("of PEM", "none".to_owned()))?;
+    let end = format!("-----END {}-----", block.label);
+    let mut inside = false;
+    for (number, line) in text.lines().enumerate().map(|(at, line)| (at + 1, line.trim())) {
+        if number == block.line {
+            inside = true;
+        } else if !inside && !line.is_empty() {
+            return Err(PemError::Trailing(number));
+        } else if line == end {
+            inside = false;
+        }
+    }
+    Ok(block)
+}
+
+/// The DER of every CERTIFICATE block with its line; at least one.
+pub fn certificates(text: &[u8]) -> Result<Vec<(usize, Vec<u8>)>, PemError> {
+    let all = blocks(text)?;
+    let labels = describe(&all);
+    let found: Vec<_> = all
+        .into_iter()
+        .filter(|block| matches!(block.label.as_str(), "CERTIFICATE" | "X509 CERTIFICATE"))
+        .map(|block| (block.line, block.der))
+        .collect();
+    if found.is_empty() { Err(PemError::Missing("CERTIFICATE", labels)) } else { Ok(found) }
+}
+
+/// One block with lines of 64 characters and a trailing newline.
+pub fn encode(label: &str, der: &[u8]) -> String {
+    let body = STANDARD.encode(der);
+    let mut out = String::with_capacity(body.len() + body.len() / 64 + 2 * label.len() + 40);
+    out.push_str("-----BEGIN ");
+    out.push_str(label);
+    out.push_str("-----\n");
+    let mut rest = body.as_str();
+    while !rest.is_empty() {
+        // Base64 is ASCII, so any index is a character boundary.
+        let (line, tail) = rest.split_at(rest.len().min(64));
+        out.push_str(line);
+        out.push('\n');
+        rest = tail;
+    }
+    out.push_str("-----END ");
+    out.push_str(label);
+    out.push_str("-----\n");
+    out
+}
+
+/// The labels, for an error message.
+pub(crate) fn describe(blocks: &[Block]) -> String {
+    if blocks.is_empty() {
+        return "no PEM block".to_owned();
+    }
+    blocks.iter().map(|block| block.label.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+fn marker<'a>(line: &'a str, begins: &str) -> Option<&'a str> {
+    line.strip_prefix(begins)?.strip_suffix("-----")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn text_around_blocks_is_passed_over_in_files_and_refused_in_requests() {
+        let text = format!("Bag Attributes\n{}# end\n", encode("CERTIFICATE", &[1, 2, 3]));
+        let found = certificates(text.as_bytes()).unwrap();
+        assert_eq!(found, [(2, vec![1, 2, 3])]);
+        assert_eq!(only(&text).err(), Some(PemError::Trailing(1)));
+        let one = encode("CERTIFICATE REQUEST", &[7; 100]);
+        assert_eq!(only(&format!("\n{one}\n  \n")).unwrap().der, [7; 100]);
+        assert_eq!(only(&format!("{one}more")).err(), Some(PemError::Trailing(6)));
+        assert_eq!(only(&format!("{one}{one}")).err(), Some(PemError::Trailing(6)));
+    }
+
+    #[test]
+    fn damage_is_named_with_its_line() {
+        let good = encode("CERTIFICATE", &[9; 60]);
+        let cut = good.replace("-----END CERTIFICATE-----\n", "");
+        assert_eq!(blocks(cut.as_bytes()).err(), Some(PemError::Unfinished(1, "CERTIFICATE".into())));
+        let other = good.replace("END CERTIFICATE", "END KEY");
+        assert_eq!(blocks(other.as_bytes()).err(), Some(PemError::Unfinished(1, "CERTIFICATE".into())));
+        let bad = good.replacen("CQ", "*Q", 1);
+        assert_eq!(blocks(bad.as_bytes()).err(), Some(PemError::Base64(1, "CERTIFICATE".into())));
+        assert_eq!(blocks(&[0xff, 0xfe]).err(), Some(PemError::NotText));
+        assert!(matches!(certificates(b"hello"), Err(PemError::Missing("CERTIFICATE", _))));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_reads_back(der in proptest::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert_eq!(only(&encode("X", &der)).unwrap().der, der);
+        }
+
+        #[test]
+        fn no_text_panics(text in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = blocks(&text);
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! `csr-client run`: puts the parts together and keeps them running until told to stop.
+//!
+//! One value, owned by [`Holder`], connects everything: the renewal loop and the trust watch replace it;
+//! SDS, files, the agent's folder and monitoring follow it. Start reading in `identity`.
+
+use crate::config::Config;
+use crate::identity::{self, Holder};
+use crate::logging::with_causes;
+use crate::metrics::Metrics;
+use crate::monitoring::{self, MonitoringError};
+use crate::request::Requester;
+use crate::sink::files::{self, Written};
+use crate::sink::sds::{self, SdsError, Socket, Source, Subscribers};
+use crate::state::{self, Folder, StateError};
+use crate::trust::watch::Watch;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// How long streams and connections may take to end.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Why the agent does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// Its folder.
+    #[error("the agent's folder cannot be used")]
+    State(#[from] StateError),
+    /// Its socket.
+    #[error("secrets cannot be served")]
+    Sds(#[from] SdsError),
+    /// Its monitoring address.
+    #[error("monitoring cannot be served")]
+    Monitoring(#[from] MonitoringError),
+    /// A part that should run for ever ended.
+    #[error("a part of the agent ended: {0}")]
+    Ended(String),
+}
+
+/// Runs until `stop`.
+pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AgentError> {
+    let folder = config.state.as_deref().map(Folder::open).transpose()?;
+    let instance = folder.as_ref().map(Folder::instance_id).transpose()?;
+    // What is damaged is passed over: the configured roots serve for a new first contact.
+    let trust = folder.as_ref().and_then(|folder| good(folder.trust()));
+    let earlier = folder.as_ref().map(|folder| good(folder.subscribers())).unwrap_or_default();
+    let socket = match &config.sds_socket {
+        Some(path) => Some(Socket::bind(path).await?),
+        None => None,
+    };
+    let listener = monitoring::bind(config.monitoring).await?;
+
+    let trust_domain = config.spiffe_id.trust_domain().clone();
+    let holder = Arc::new(Holder::new(trust_domain.clone(), trust));
+    let requester = Arc::new(Requester::new(config, instance.as_deref()));
+    let metrics = Arc::new(Metrics::default());
+    let subscribers = Arc::new(Subscribers::remembering(earlier));
+    // Servers end by themselves after `stop`; the loops are dropped.
+    let (mut servers, mut loops) = (JoinSet::new(), JoinSet::new());
+
+    if let Some(listener) = listener {
+        let serve = monitoring::serve(listener, metrics.clone(), holder.subscribe(), stop.clone());
+        servers.spawn(async move { serve.await.map_err(|error| error.to_string()) });
+    }
+    if let Some(socket) = socket {
+        let include_roots_in_chain = config.include_roots_in_chain;
+        let source =
+            Source { served: holder.subscribe(), trust_domain: trust_domain.clone(), include_roots_in_chain };
+        let serve = sds::serve(socket, source, subscribers.clone(), stop.clone());
+        servers.spawn(async move { serve.await.map_err(|error| with_causes(&error)) });
+    }
+    let files = config.output_certs.clone().map(|folder| {
+        let (writer, written) = watch::channel(Written::default());
+        let include = config.include_roots_in_chain;
+        loops.spawn(files::follow(folder, holder.subscribe(), trust_domain, include, writer));
+        written
+    });
+    if let Some(folder) = folder {
+        loops.spawn(state::follow_trust(folder.clone(), holder.subscribe()));
+        loops.spawn(state::follow_subscribers(folder, subscribers.clone()));
+    }
+    let watch = Watch {
+        requester: requester.clone(),
+        holder: holder.clone(),
+        subscribers,
+        files,
+        metrics: metrics.clone(),
+    };
+    loops.spawn(watch.keep());
+    let renewal = config.renewal;
+    loops.spawn(async move { identity::keep(&requester, &holder, renewal, &metrics).await });
+
+    let result = tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        Some(ended) = servers.join_next() => Err(AgentError::Ended(format!("{ended:?}"))),
+        Some(ended) = loops.join_next() => Err(AgentError::Ended(format!("{ended:?}"))),
+    };
+    stop.cancel();
+    let last_words = async { while servers.join_next().await.is_some() {} };
+    if tokio::time::timeout(LAST_WORDS, last_words).await.is_err() {
+        tracing::debug!("connections are cut");
+    }
+    result
+}
+
+fn good<T: Default>(stored: Result<T, StateError>) -> T {
+    stored.unwrap_or_else(|error| {
+        tracing::warn!(error = %with_causes(&error), "a file of the agent's folder is passed over");
+        T::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::testing::{Envoy, FakeCa, statement};
+    use signet_proto::signet::trust::v1::{Acknowledgement, Holding, WatchRequest};
+    use std::path::Path;
+    use tokio::task::JoinHandle;
+    use tonic::Status;
+
+    struct Running {
+        stop: CancellationToken,
+        agent: JoinHandle<Result<(), AgentError>>,
+    }
+
+    impl Running {
+        fn start(config: Config) -> Self {
+            let stop = CancellationToken::new();
+            let token = stop.clone();
+            Self { stop, agent: tokio::spawn(async move { run(&config, token).await }) }
+        }
+
+        async fn stop(self) {
+            self.stop.cancel();
+            self.agent.await.unwrap().unwrap();
+        }
+    }
+
+    /// Waits for a file that appears by a rename, with what it holds.
+    async fn file(path: &Path) -> String {
+        loop {
+            if let Ok(content) = std::fs::read_to_string(path) {
+                return content;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn until(ca: &mut FakeCa, what: impl Fn(&Acknowledgement) -> bool) -> Acknowledgement {
+        loop {
+            let stated = ca.stated.recv().await.unwrap();
+            if let WatchRequest { acknowledgement: Some(stated) } = stated
+                && what(&stated)
+            {
+                return stated;
+            }
+        }
+    }
+
+    fn holdings(stated: &Acknowledgement) -> Vec<Holding> {
+        stated.roots.iter().map(|root| root.holding()).collect()
+    }
+
+    #[tokio::test]
+    async fn one_run_from_the_first_certificate_to_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut ca = FakeCa::start().await;
+        ca.trust.send_replace(Some(statement(&[&ca.pki.root], 1, 1)));
+        let config = ca.config(folder.path());
+        let (socket, certs) = (folder.path().join("sds"), folder.path().join("certs"));
+        let running = Running::start(config);
+
+        let chain = file(&certs.join("cert-chain.pem")).await;
+        let key = std::fs::read_to_string(certs.join("key.pem")).unwrap();
+        let mut envoy = Envoy::open(&socket, "node", &["default", "ROOTCA"]).await;
+        let sent = envoy.next().await;
+        assert_eq!(sent.certificate(), (chain, key));
+
+        // Sent and not accepted: not held. Accepted: held.
+        until(&mut ca, |stated| holdings(stated) == [Holding::NotHeld]).await;
+        envoy.accept(&["default", "ROOTCA"], &sent.nonce).await;
+        let stated = until(&mut ca, |stated| holdings(stated) == [Holding::Held]).await;
+        assert_eq!(stated.serving_serial, sent.serial().as_bytes());
+        let subscribers = stated.subscribers.unwrap();
+        assert_eq!((subscribers.connected, subscribers.acknowledged), (1, 1));
+        assert!(subscribers.files_written);
+
+        // New roots come over the watch, without a new certificate; a refusal is passed on.
+        let other = crate::testing::Authority::root("Other");
+        ca.trust.send_replace(Some(statement(&[&ca.pki.root, &other], 1, 2)));
+        let pushed = envoy.next().await;
+        assert_eq!((pushed.names(), pushed.roots().len()), (vec!["ROOTCA"], 2));
+        envoy.reject(&["default", "ROOTCA"], &pushed.nonce, "too many").await;
+        let stated = until(&mut ca, |stated| !stated.errors.is_empty()).await;
+        assert_eq!((stated.sequence, stated.errors.as_slice()), (2, &["ROOTCA: too many".to_owned()][..]));
+        assert_eq!(stated.subscribers.unwrap().rejected, 1);
+
+        // The process lives on without a stream: nothing can be told.
+        drop(envoy);
+        until(&mut ca, |stated| holdings(stated).iter().all(|one| *one == Holding::Unknown)).await;
+        running.stop().await;
+        assert!(!socket.exists());
+    }
+
+    #[tokio::test]
+    async fn a_restart_remembers_roots_instance_and_subscribers() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut ca = FakeCa::start().await;
+        ca.trust.send_replace(Some(statement(&[&ca.pki.root], 1, 1)));
+        let config = ca.config(folder.path());
+        let socket = folder.path().join("sds");
+        let first = Running::start(config.clone());
+        let instance = |seen: crate::testing::Seen| seen.headers.get("x-signet-instance").unwrap().clone();
+        let before = instance(ca.seen.recv().await.unwrap());
+        file(&folder.path().join("certs").join("cert-chain.pem")).await;
+        let mut envoy = Envoy::open(&socket, "node", &["ROOTCA"]).await;
+        envoy.next().await;
+        file(&folder.path().join("state").join("subscribers.json")).await;
+        file(&folder.path().join("state").join("bundle.json")).await;
+        first.stop().await;
+
+        // The first contact's file is gone and the CA refuses: roots are there all the same.
+        std::fs::remove_file(folder.path().join("ca-root.pem")).unwrap();
+        ca.behave(|_| Err(Status::unavailable("later")));
+        while ca.stated.try_recv().is_ok() {}
+        let second = Running::start(config);
+        assert_eq!(instance(ca.seen.recv().await.unwrap()), before);
+        // The subscriber of the first run lives and has not come back.
+        let stated = until(&mut ca, |_| true).await;
+        assert_eq!(holdings(&stated), [Holding::NotHeld], "the files are not written in this run");
+        assert_eq!(stated.subscribers.unwrap().unknown, 1);
+        let mut envoy = Envoy::open(&socket, "node", &["default", "ROOTCA"]).await;
+        assert_eq!(envoy.next().await.names(), ["ROOTCA"]);
+        second.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_ca_without_the_watch_is_enough() {
+        let folder = tempfile::tempdir().unwrap();
+        let ca = FakeCa::start().await;
+        let running = Running::start(ca.config(folder.path()));
+        let mut envoy = Envoy::open_when_there(&folder.path().join("sds"), "node", &["default"]).await;
+        assert_eq!(envoy.next().await.names(), ["default"]);
+        running.stop().await;
+    }
+
+    #[tokio::test]
+    async fn damaged_state_is_passed_over_and_a_taken_socket_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let ca = FakeCa::start().await;
+        let config = ca.config(folder.path());
+        std::fs::create_dir(folder.path().join("state")).unwrap();
+        std::fs::write(folder.path().join("state").join("bundle.json"), "damaged").unwrap();
+        let running = Running::start(config.clone());
+        file(&folder.path().join("certs").join("cert-chain.pem")).await;
+        let second = run(&config, CancellationToken::new()).await;
+        assert!(matches!(second, Err(AgentError::Sds(SdsError::Taken(_)))));
+        running.stop().await;
+    }
+}

@@ -1,0 +1,182 @@
+//! `key.pem`, `cert-chain.pem` and `root-cert.pem` for programs that read files.
+//!
+//! All three are written and synced beside their targets first and then renamed one right after another:
+//! roots, key, chain. A reader sees whole files only. Between the last two renames the new key stands
+//! beside the old chain; a reader that finds them not to fit reads again, and finds the new pair. The
+//! chain comes last, so that whoever waits for a change of it finds everything that belongs to it.
+
+use crate::atomic_file::{self, Staged};
+use crate::identity::{Served, Svid};
+use crate::logging::with_causes;
+use crate::sink::sds::RootDigests;
+use signet_certs::bundle::TrustBundle;
+use signet_certs::serial::Serial;
+use signet_certs::spiffe_id::TrustDomain;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::sync::watch;
+
+/// Wait before a failed write is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// The files could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write {file}", file = file.display())]
+pub struct FilesError {
+    file: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+/// What the files hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Written {
+    /// Serial of the leaf.
+    pub(crate) serial: Option<Serial>,
+    /// The roots.
+    pub(crate) roots: RootDigests,
+    /// Why the last attempt failed, if it did.
+    pub(crate) error: Option<String>,
+}
+
+/// Writes one set; `roots_in_chain` ends the chain with the roots.
+pub fn write(
+    folder: &Path,
+    svid: &Svid,
+    roots: &TrustBundle,
+    roots_in_chain: bool,
+) -> Result<(), FilesError> {
+    let failed = |file: &Path, source| FilesError { file: file.to_owned(), source };
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o755).create(folder);
+    made.map_err(|source| failed(folder, source))?;
+    let stage = |name: &str, content: &str, mode| -> Result<Staged, FilesError> {
+        let path = folder.join(name);
+        atomic_file::stage(&path, content.as_bytes(), mode).map_err(|source| failed(&path, source))
+    };
+    let roots = roots.to_pem();
+    let mut chain = svid.chain_pem();
+    if roots_in_chain {
+        chain.push_str(&roots);
+    }
+    let staged = [
+        stage("root-cert.pem", &roots, 0o644)?,
+        stage("key.pem", svid.key_pem(), 0o600)?,
+        stage("cert-chain.pem", &chain, 0o644)?,
+    ];
+    for file in staged {
+        file.commit().map_err(|source| failed(folder, source))?;
+    }
+    atomic_file::sync_folder(&folder.join("key.pem")).map_err(|source| failed(folder, source))
+}
+
+/// Keeps the files at what is served, for ever; reports what they hold.
+pub(crate) async fn follow(
+    folder: PathBuf,
+    mut served: watch::Receiver<Served>,
+    trust_domain: TrustDomain,
+    roots_in_chain: bool,
+    written: watch::Sender<Written>,
+) {
+    let folder: Arc<Path> = folder.into();
+    loop {
+        let now = served.borrow_and_update().clone();
+        let pair = now.valid_svid(SystemTime::now()).cloned().zip(now.trust.clone());
+        let mut retry = false;
+        if let Some((svid, trust)) = pair
+            && let Some(bundle) = trust.bundles.get(&trust_domain).cloned()
+        {
+            let holds = Written {
+                serial: Some(svid.serial().clone()),
+                roots: Arc::new(bundle.roots().iter().map(|root| root.digest()).collect()),
+                error: None,
+            };
+            if *written.borrow() != holds {
+                let folder = folder.clone();
+                let write = move || write(&folder, &svid, &bundle, roots_in_chain);
+                // A panic within would be a fault of ours; it is reported as a failure to write.
+                let result = tokio::task::spawn_blocking(write).await.map_err(|error| error.to_string());
+                match result.and_then(|result| result.map_err(|error| with_causes(&error))) {
+                    Ok(()) => drop(written.send_replace(holds)),
+                    Err(error) => {
+                        tracing::warn!(error, "the certificate's files are not written");
+                        written.send_modify(|written| written.error = Some(error));
+                        retry = true;
+                    }
+                }
+            }
+        }
+        tokio::select! {
+            changed = served.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(RETRY), if retry => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::identity::Holder;
+    use crate::request::Answer;
+    use crate::testing::{HOUR, Pki, trust, trust_domain, validity};
+    use signet_certs::chain::Certificate;
+    use signet_certs::key::PrivateKey;
+    use std::os::unix::fs::MetadataExt;
+
+    fn bundle(pki: &Pki) -> TrustBundle {
+        TrustBundle::new(vec![pki.root.certificate.clone()])
+    }
+
+    #[test]
+    fn a_set_fits_together_and_has_its_modes() {
+        let outer = tempfile::tempdir().unwrap();
+        let folder = outer.path().join("certs");
+        let pki = Pki::new();
+        for (roots_in_chain, members) in [(false, 2), (true, 3)] {
+            write(&folder, &pki.svid(validity(HOUR)), &bundle(&pki), roots_in_chain).unwrap();
+            let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
+            let chain = Certificate::all_from_pem(&read("cert-chain.pem")).unwrap();
+            let key = PrivateKey::from_pem(&read("key.pem")).unwrap();
+            assert_eq!((chain.len(), chain[0].facts().spki.as_slice()), (members, key.spki()));
+            assert_eq!(Certificate::all_from_pem(&read("root-cert.pem")).unwrap(), bundle(&pki).roots());
+        }
+        let mode = |name: &str| std::fs::metadata(folder.join(name)).unwrap().mode() & 0o777;
+        assert_eq!(mode("key.pem"), 0o600);
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 3, "no temporary files stay");
+    }
+
+    #[tokio::test]
+    async fn the_files_follow_and_a_failure_leaves_the_old_ones() {
+        let outer = tempfile::tempdir().unwrap();
+        let folder = outer.path().join("certs");
+        let pki = Pki::new();
+        let holder = Holder::new(trust_domain(), None);
+        let renew = || {
+            let svid = pki.svid(validity(HOUR));
+            let serial = svid.serial().clone();
+            holder.take_answer(Answer { svid, trust: trust(&[&pki.root], None) });
+            serial
+        };
+        let (sender, mut written) = watch::channel(Written::default());
+        let following = follow(folder.clone(), holder.subscribe(), trust_domain(), false, sender);
+        let following = tokio::spawn(following);
+        for _ in 0..2 {
+            let serial = renew();
+            let holds = written.wait_for(|written| written.serial.as_ref() == Some(&serial)).await.unwrap();
+            assert_eq!((holds.roots.len(), &holds.error), (1, &None));
+        }
+        let before = std::fs::read(folder.join("cert-chain.pem")).unwrap();
+        // A folder in the place of a temporary file cannot be removed as one.
+        std::fs::create_dir(folder.join("key.pem.tmp")).unwrap();
+        let old = written.borrow().serial.clone();
+        renew();
+        let failed = written.wait_for(|written| written.error.is_some()).await.unwrap().clone();
+        assert_eq!(failed.serial, old);
+        assert!(failed.error.unwrap().contains("key.pem"));
+        assert_eq!(std::fs::read(folder.join("cert-chain.pem")).unwrap(), before);
+        following.abort();
+    }
+}

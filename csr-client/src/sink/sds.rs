@@ -1,0 +1,185 @@
+//! Secret discovery on a Unix socket, as Istio's agent serves it: `default` and `ROOTCA`.
+//!
+//! This file owns the socket and the service. What a request means is in `subscription`, who has what in
+//! `subscribers`, one stream's course in `stream`.
+
+mod process;
+mod stream;
+mod subscribers;
+mod subscription;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use process::Process;
+pub(crate) use stream::OBSERVER;
+pub use subscribers::Subscribers;
+#[cfg(test)]
+pub(crate) use subscribers::{Delivery, StreamFacts};
+pub(crate) use subscribers::{RootDigests, Subscriber};
+pub(crate) use subscription::{Resource, TYPE_URL};
+
+use crate::identity::Served;
+use signet_certs::spiffe_id::TrustDomain;
+use signet_proto::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
+};
+use signet_proto::envoy::service::secret::v3::secret_discovery_service_server::{
+    SecretDiscoveryService, SecretDiscoveryServiceServer,
+};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tonic::transport::server::UdsConnectInfo;
+use tonic::{Request, Response, Status, Streaming};
+
+/// Largest request that is read.
+const MAX_REQUEST: usize = 64 * 1024;
+
+/// Why secrets cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum SdsError {
+    /// Another agent answers there.
+    #[error("{path} is served by another process", path = .0.display())]
+    Taken(PathBuf),
+    /// Something that is not a socket has the name.
+    #[error("{path} exists and is not a socket", path = .0.display())]
+    NotASocket(PathBuf),
+    /// The operating system refused.
+    #[error("cannot listen on {path}", path = path.display())]
+    Listen {
+        /// The socket.
+        path: PathBuf,
+        /// The operating system's word.
+        #[source]
+        source: io::Error,
+    },
+    /// The server ended.
+    #[error("serving secrets failed")]
+    Serve(#[from] tonic::transport::Error),
+}
+
+/// A bound socket. Its file is removed when it is dropped.
+#[derive(Debug)]
+pub struct Socket {
+    path: PathBuf,
+    listener: Option<UnixListener>,
+}
+
+impl Socket {
+    /// Binds; takes over a socket that nobody answers on, refuses one that is alive.
+    ///
+    /// Any process of the pod may connect (0666), as with Istio's agent; a folder that is made for it is
+    /// 0750.
+    pub async fn bind(path: &Path) -> Result<Self, SdsError> {
+        let failed = |source| SdsError::Listen { path: path.to_owned(), source };
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            std::fs::DirBuilder::new().recursive(true).mode(0o750).create(folder).map_err(failed)?;
+        }
+        match std::fs::symlink_metadata(path) {
+            Ok(found) if !found.file_type().is_socket() => return Err(SdsError::NotASocket(path.to_owned())),
+            Ok(_) if UnixStream::connect(path).await.is_ok() => return Err(SdsError::Taken(path.to_owned())),
+            Ok(_) => std::fs::remove_file(path).map_err(failed)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(error)),
+        }
+        let listener = UnixListener::bind(path).map_err(failed)?;
+        let socket = Self { path: path.to_owned(), listener: Some(listener) };
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).map_err(failed)?;
+        Ok(socket)
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        // Already gone is as good.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// What a stream needs to know.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// What is served.
+    pub served: watch::Receiver<Served>,
+    /// Whose roots `ROOTCA` holds.
+    pub trust_domain: TrustDomain,
+    /// Whether `default` ends with the roots.
+    pub include_roots_in_chain: bool,
+}
+
+/// Serves until `stop`; then streams end and the socket's file goes.
+pub async fn serve(
+    mut socket: Socket,
+    source: Source,
+    subscribers: Arc<Subscribers>,
+    stop: CancellationToken,
+) -> Result<(), SdsError> {
+    let Some(listener) = socket.listener.take() else { return Ok(()) };
+    tracing::info!(path = %socket.path.display(), "sds listening");
+    let service = Service { source, subscribers, stop: stop.clone() };
+    let service = SecretDiscoveryServiceServer::new(service).max_decoding_message_size(MAX_REQUEST);
+    Server::builder()
+        .initial_stream_window_size(MAX_REQUEST as u32)
+        .initial_connection_window_size(MAX_REQUEST as u32)
+        .add_service(service)
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled())
+        .await?;
+    Ok(())
+}
+
+struct Service {
+    source: Source,
+    subscribers: Arc<Subscribers>,
+    stop: CancellationToken,
+}
+
+#[tonic::async_trait]
+impl SecretDiscoveryService for Service {
+    type StreamSecretsStream = ReceiverStream<Result<DiscoveryResponse, Status>>;
+    type DeltaSecretsStream = ReceiverStream<Result<DeltaDiscoveryResponse, Status>>;
+
+    async fn stream_secrets(
+        &self,
+        request: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamSecretsStream>, Status> {
+        let peer = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
+        let process = peer.and_then(|peer| peer.pid()).and_then(Process::of);
+        // One place: the next response is made when the reader has taken the last one, from what is served
+        // then, so that a slow reader costs one response and not a queue.
+        let (answers, receiver) = mpsc::channel(1);
+        let (source, subscribers) = (self.source.clone(), self.subscribers.clone());
+        let stop = self.stop.clone();
+        tokio::spawn(async move {
+            let run = stream::run(request.into_inner(), answers.clone(), source, &subscribers, process);
+            let end = tokio::select! {
+                result = run => result,
+                () = stop.cancelled() => Err(Status::unavailable("the agent is stopping")),
+            };
+            if let Err(status) = end {
+                // A reader that has gone needs no last word.
+                let _ = answers.send(Err(status)).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn delta_secrets(
+        &self,
+        _: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaSecretsStream>, Status> {
+        Err(Status::unimplemented("DeltaSecrets is not served; use StreamSecrets"))
+    }
+
+    async fn fetch_secrets(
+        &self,
+        _: Request<DiscoveryRequest>,
+    ) -> Result<Response<DiscoveryResponse>, Status> {
+        Err(Status::unimplemented("FetchSecrets is not served; use StreamSecrets"))
+    }
+}

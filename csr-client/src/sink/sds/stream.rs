@@ -1,0 +1,210 @@
+//! The course of one SDS stream: requests in, secrets out, facts to the registry.
+//!
+//! What is due and not available yet (no certificate so far, or only an ended one) stays due: the stream
+//! is open and answered when there is something good.
+
+use super::Source;
+use super::process::Process;
+use super::subscribers::{Content, Registration, Subscribers};
+use super::subscription::{Meaning, Resource, Subscription, TYPE_URL};
+use crate::identity::Served;
+use crate::random;
+use crate::trust::acknowledgement;
+use prost::Message;
+use signet_certs::clock::rfc3339;
+use signet_proto::envoy::config::core::v3::data_source::Specifier;
+use signet_proto::envoy::config::core::v3::{DataSource, Node};
+use signet_proto::envoy::extensions::transport_sockets::tls::v3::{
+    CertificateValidationContext, Secret, TlsCertificate, secret,
+};
+use signet_proto::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::SystemTime;
+use tokio::sync::mpsc;
+use tonic::{Status, Streaming};
+
+/// Key in a node's metadata by which a stream asks to be left out of acknowledgements.
+pub(crate) const OBSERVER: &str = "signet_observer";
+/// Most responses whose verdict is remembered; a reader that never gives one still gets its pushes.
+const MOST_UNJUDGED: usize = 4;
+
+/// Runs until the reader goes (`Ok`) or breaks a rule (`Err`, which ends the stream).
+pub(super) async fn run(
+    mut requests: Streaming<DiscoveryRequest>,
+    answers: mpsc::Sender<Result<DiscoveryResponse, Status>>,
+    mut source: Source,
+    subscribers: &Arc<Subscribers>,
+    process: Option<Process>,
+) -> Result<(), Status> {
+    let Ok(Some(first)) = requests.message().await else { return Ok(()) };
+    let node = first.node.clone().filter(|node| !node.id.is_empty());
+    let node = node.ok_or_else(|| Status::invalid_argument("missing node information"))?;
+    let observer = is_observer(&node);
+    let registration = subscribers
+        .join(node.id.clone(), process, observer)
+        .map_err(|_| Status::resource_exhausted("too many subscribers"))?;
+    let mut stream = Stream::new(node.id, registration);
+    stream.take(first)?;
+    loop {
+        let served = source.served.borrow_and_update().clone();
+        let due = stream.due(&served, &source);
+        tokio::select! {
+            request = requests.message() => match request {
+                Ok(Some(request)) => stream.take(request)?,
+                Ok(None) | Err(_) => return Ok(()),
+            },
+            changed = source.served.changed() => {
+                // The owner ends with the agent, which cancels this stream.
+                if changed.is_err() {
+                    return Ok(());
+                }
+            }
+            place = answers.reserve(), if !due.is_empty() => match place {
+                Ok(place) => place.send(Ok(stream.respond(&due, &served, &source))),
+                Err(_) => return Ok(()),
+            },
+        }
+    }
+}
+
+fn is_observer(node: &Node) -> bool {
+    let value = node.metadata.as_ref().and_then(|metadata| metadata.fields.get(OBSERVER));
+    matches!(value.and_then(|value| value.kind.as_ref()), Some(prost_types::value::Kind::BoolValue(true)))
+}
+
+struct Stream {
+    node: String,
+    registration: Registration,
+    subscription: Subscription,
+    /// Asked for and not sent yet, in the order of asking.
+    asked: Vec<Resource>,
+    /// What was sent last, per resource.
+    sent: Vec<Content>,
+    /// Responses without a verdict, oldest first.
+    unjudged: VecDeque<(String, Vec<Content>)>,
+    responses: u64,
+}
+
+impl Stream {
+    fn new(node: String, registration: Registration) -> Self {
+        Self {
+            node,
+            registration,
+            subscription: Subscription::default(),
+            asked: Vec::new(),
+            sent: Vec::new(),
+            unjudged: VecDeque::new(),
+            responses: 0,
+        }
+    }
+
+    fn take(&mut self, request: DiscoveryRequest) -> Result<(), Status> {
+        match self.subscription.take(request)? {
+            Meaning::Asked(resources) => self.asked = resources,
+            Meaning::Accepted { nonce, added } => {
+                self.asked.retain(|resource| self.subscription.watched().contains(resource));
+                self.asked.extend(added);
+                self.accepted(&nonce);
+            }
+            Meaning::AcceptedLate { nonce } => self.accepted(&nonce),
+            Meaning::Rejected { nonce, reason } => {
+                let reason = acknowledgement::cut(&reason);
+                tracing::warn!(node = %self.node, %nonce, %reason, "a subscriber refused its secret");
+                if let Some(contents) = self.judged(&nonce) {
+                    self.registration.rejected(&contents, &reason);
+                }
+            }
+            Meaning::Unsubscribed => self.asked.clear(),
+        }
+        self.registration.watches(self.subscription.watched());
+        Ok(())
+    }
+
+    fn accepted(&mut self, nonce: &str) {
+        if let Some(contents) = self.judged(nonce) {
+            self.registration.accepted(&contents);
+        }
+    }
+
+    fn judged(&mut self, nonce: &str) -> Option<Vec<Content>> {
+        let at = self.unjudged.iter().position(|(of, _)| of == nonce)?;
+        self.unjudged.remove(at).map(|(_, contents)| contents)
+    }
+
+    /// What is due and available: what was asked for, then what changed since it was sent.
+    fn due(&self, served: &Served, source: &Source) -> Vec<(Resource, Content)> {
+        let now = SystemTime::now();
+        let available = |resource| Some((resource, content(resource, served, source, now)?));
+        let mut others: Vec<_> =
+            self.subscription.watched().iter().copied().filter(|one| !self.asked.contains(one)).collect();
+        others.sort_unstable();
+        let changed = others.into_iter().filter_map(available).filter(|(_, new)| !self.sent.contains(new));
+        self.asked.iter().copied().filter_map(available).chain(changed).collect()
+    }
+
+    fn respond(
+        &mut self,
+        due: &[(Resource, Content)],
+        served: &Served,
+        source: &Source,
+    ) -> DiscoveryResponse {
+        let nonce = random::id();
+        let contents: Vec<_> = due.iter().map(|(_, content)| content.clone()).collect();
+        self.asked.retain(|asked| !due.iter().any(|(resource, _)| resource == asked));
+        for new in &contents {
+            self.sent.retain(|old| std::mem::discriminant(old) != std::mem::discriminant(new));
+            self.sent.push(new.clone());
+        }
+        self.registration.sent(&contents);
+        self.subscription.answered(&nonce);
+        if self.unjudged.len() == MOST_UNJUDGED {
+            self.unjudged.pop_front();
+        }
+        self.unjudged.push_back((nonce.clone(), contents));
+        self.responses += 1;
+        tracing::debug!(node = %self.node, ?due, "secrets sent");
+        DiscoveryResponse {
+            version_info: format!("{}/{}", rfc3339(SystemTime::now()), self.responses),
+            resources: due.iter().filter_map(|(resource, _)| secret(*resource, served, source)).collect(),
+            type_url: TYPE_URL.to_owned(),
+            nonce,
+        }
+    }
+}
+
+/// Names the content that a resource has now; `None` while there is nothing good to send.
+fn content(resource: Resource, served: &Served, source: &Source, now: SystemTime) -> Option<Content> {
+    match resource {
+        Resource::Certificate => Some(Content::Certificate(served.valid_svid(now)?.serial().clone())),
+        Resource::Roots => {
+            let bundle = served.trust.as_ref()?.bundles.get(&source.trust_domain)?;
+            Some(Content::Roots(Arc::new(bundle.roots().iter().map(|root| root.digest()).collect())))
+        }
+    }
+}
+
+/// The resource as Envoy reads it.
+fn secret(resource: Resource, served: &Served, source: &Source) -> Option<prost_types::Any> {
+    let roots = || Some(served.trust.as_ref()?.bundles.get(&source.trust_domain)?.to_pem());
+    let inline = |bytes: &str| Some(DataSource { specifier: Some(Specifier::InlineBytes(bytes.into())) });
+    let content = match resource {
+        Resource::Certificate => {
+            let svid = served.svid.as_ref()?;
+            let mut chain = svid.chain_pem();
+            if source.include_roots_in_chain {
+                chain.push_str(&roots()?);
+            }
+            secret::Type::TlsCertificate(TlsCertificate {
+                certificate_chain: inline(&chain),
+                private_key: inline(svid.key_pem()),
+            })
+        }
+        Resource::Roots => secret::Type::ValidationContext(CertificateValidationContext {
+            trusted_ca: inline(&roots()?),
+            crl: None,
+        }),
+    };
+    let secret = Secret { name: resource.name().to_owned(), r#type: Some(content) };
+    Some(prost_types::Any { type_url: TYPE_URL.to_owned(), value: secret.encode_to_vec() })
+}

@@ -1,0 +1,164 @@
+//! What the mesh trusts, as far as this agent knows, and what it says about holding it.
+//!
+//! Roots come from two places: each answer to a CSR carries them, and the CA's trust watch pushes them when
+//! they change. `watch` keeps that stream, `acknowledgement` works out what is really held. Against a CA
+//! without the watch the answers alone are enough.
+
+pub(crate) mod acknowledgement;
+pub(crate) mod watch;
+
+use signet_certs::bundle::{Bundles, TrustBundle};
+use signet_certs::chain::{Certificate, CertificateError};
+use signet_certs::spiffe_id::{SpiffeIdError, TrustDomain};
+use signet_proto::signet::trust::v1 as proto;
+use tonic::metadata::MetadataMap;
+
+/// Response headers in which Signet's CA says which version of its trust an answer carries.
+const EPOCH_HEADER: &str = "x-signet-trust-epoch";
+const SEQUENCE_HEADER: &str = "x-signet-trust-sequence";
+
+/// Roots per trust domain, as some CA stated them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trust {
+    /// Which statement it is; `None` from a CA that does not count them.
+    pub version: Option<Version>,
+    /// The roots.
+    pub bundles: Bundles,
+    /// Names the configured roots with which the CA was first reached: `SYSTEM`, or a file's SHA-256 in hex.
+    pub first_contact: String,
+}
+
+/// Orders what one CA says over time: by epoch, then by sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version {
+    /// Rises when the CA's state begins anew.
+    pub epoch: u64,
+    /// Rises with each change.
+    pub sequence: u64,
+}
+
+impl Version {
+    /// From the headers of an answer, where they are.
+    pub(crate) fn of(headers: &MetadataMap) -> Option<Self> {
+        let number = |name| headers.get(name)?.to_str().ok()?.parse().ok();
+        Some(Self { epoch: number(EPOCH_HEADER)?, sequence: number(SEQUENCE_HEADER)? })
+    }
+}
+
+/// Why a statement of the trust watch is dropped.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustError {
+    /// A message without content.
+    #[error("the message holds no trust")]
+    Empty,
+    /// Its trust domain is none.
+    #[error("it names a malformed trust domain")]
+    TrustDomain(#[from] SpiffeIdError),
+    /// A root cannot be read.
+    #[error("it holds a root that cannot be read")]
+    Root(#[from] CertificateError),
+    /// Nothing for our own trust domain: taking it would leave us with no roots at all.
+    #[error("it has no roots for {0}")]
+    NoRoots(TrustDomain),
+}
+
+impl Trust {
+    /// What is held after an answer: `None` if that does not change.
+    ///
+    /// An answer speaks for one trust domain only; what is held for others stays. While the watch stands,
+    /// only a newer statement than the watch's counts.
+    pub(crate) fn after_answer(held: Option<&Self>, watching: bool, answer: Self) -> Option<Self> {
+        let Some(held) = held else { return Some(answer) };
+        let newer = answer.version.is_some() && answer.version > held.version;
+        if watching && !newer {
+            return None;
+        }
+        let mut bundles = answer.bundles.clone();
+        for (trust_domain, bundle) in held.bundles.iter() {
+            if answer.bundles.get(trust_domain).is_none() {
+                bundles = bundles.merge(&Bundles::of(trust_domain.clone(), bundle.clone()));
+            }
+        }
+        let after = Self { bundles, ..answer };
+        (after != *held).then_some(after)
+    }
+
+    /// Reads a statement of the trust watch; `own` must have roots in it.
+    pub(crate) fn read(
+        message: proto::WatchResponse,
+        own: &TrustDomain,
+        first_contact: &str,
+    ) -> Result<Self, TrustError> {
+        let trust = message.trust.ok_or(TrustError::Empty)?;
+        let mut bundles = Bundles::default();
+        for bundle in trust.bundles {
+            let trust_domain = TrustDomain::parse(&bundle.trust_domain)?;
+            let roots = bundle.roots.into_iter().map(Certificate::from_der).collect::<Result<_, _>>()?;
+            bundles = bundles.merge(&Bundles::of(trust_domain, TrustBundle::new(roots)));
+        }
+        if bundles.get(own).is_none_or(|bundle| bundle.roots().is_empty()) {
+            return Err(TrustError::NoRoots(own.clone()));
+        }
+        let version = Some(Version { epoch: trust.epoch, sequence: trust.sequence });
+        Ok(Self { version, bundles, first_contact: first_contact.to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::testing::{Authority, statement, trust, trust_domain};
+
+    fn foreign() -> TrustDomain {
+        TrustDomain::parse("other.example").unwrap()
+    }
+
+    #[test]
+    fn answers_count_fully_without_a_watch_and_only_if_newer_with_one() {
+        let (a, b) = (Authority::root("A"), Authority::root("B"));
+        let held = trust(&[&a], Some((1, 5)));
+        let after = |watching, answer| Trust::after_answer(Some(&held), watching, answer);
+        let plain = trust(&[&b], None);
+        assert_eq!(Trust::after_answer(None, false, plain.clone()), Some(plain.clone()));
+        assert_eq!(after(false, plain.clone()), Some(plain.clone()));
+        assert_eq!(after(true, plain), None);
+        assert_eq!(after(true, trust(&[&b], Some((1, 5)))), None);
+        assert_eq!(after(true, trust(&[&b], Some((1, 6)))), Some(trust(&[&b], Some((1, 6)))));
+        assert_eq!(after(true, trust(&[&b], Some((2, 1)))), Some(trust(&[&b], Some((2, 1)))));
+        assert_eq!(after(false, held.clone()), None, "nothing changed");
+    }
+
+    #[test]
+    fn an_answer_speaks_for_its_own_trust_domain_only() {
+        let (a, b, c) = (Authority::root("A"), Authority::root("B"), Authority::root("C"));
+        let mut held = trust(&[&a], None);
+        let theirs = Bundles::of(foreign(), TrustBundle::new(vec![c.certificate.clone()]));
+        held.bundles = held.bundles.merge(&theirs);
+        let after = Trust::after_answer(Some(&held), false, trust(&[&b], None)).unwrap();
+        let expected = [b.certificate.clone()];
+        assert_eq!(after.bundles.get(&trust_domain()).unwrap().roots(), expected, "replaced, not merged");
+        assert_eq!(after.bundles.get(&foreign()).unwrap().roots(), std::slice::from_ref(&c.certificate));
+    }
+
+    #[test]
+    fn statements_are_read_and_damaged_ones_dropped() {
+        let good = || statement(&[&Authority::root("A")], 3, 9);
+        let read = |trust| {
+            let message = proto::WatchResponse { trust };
+            Trust::read(message, &trust_domain(), "x")
+        };
+        assert_eq!(read(Some(good())).unwrap().version, Some(Version { epoch: 3, sequence: 9 }));
+        assert!(matches!(read(None), Err(TrustError::Empty)));
+        assert!(matches!(read(Some(proto::Trust::default())), Err(TrustError::NoRoots(_))));
+        let mut bad = good();
+        bad.bundles[0].trust_domain = "UPPER".into();
+        assert!(matches!(read(Some(bad)), Err(TrustError::TrustDomain(_))));
+        let mut bad = good();
+        bad.bundles[0].roots[0].truncate(40);
+        assert!(matches!(read(Some(bad)), Err(TrustError::Root(_))));
+        let mut none = good();
+        none.bundles[0].roots.clear();
+        assert!(matches!(read(Some(none)), Err(TrustError::NoRoots(_))));
+    }
+}

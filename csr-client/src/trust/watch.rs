@@ -1,0 +1,160 @@
+//! Keeps the CA's trust watch open: trust comes in, acknowledgements go out.
+//!
+//! The statement is made anew from the facts whenever one of them changes, and sent if it differs from the
+//! last one. It is made in full on each connection. A CA without the watch is asked again only rarely.
+
+use super::acknowledgement::{self, Facts};
+use super::{Trust, TrustError};
+use crate::evidence::EvidenceError;
+use crate::identity::Holder;
+use crate::logging::with_causes;
+use crate::metrics::Metrics;
+use crate::random;
+use crate::renew;
+use crate::request::{ConnectError, Requester};
+use crate::sink::files::Written;
+use crate::sink::sds::Subscribers;
+use signet_proto::signet::trust::v1::trust_distribution_client::TrustDistributionClient;
+use signet_proto::signet::trust::v1::{Acknowledgement, WatchRequest};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Status};
+
+/// How often a CA without the watch is asked again.
+const RARELY: Duration = Duration::from_secs(1800);
+/// How often processes of subscribers that went away are looked at.
+const LOOK: Duration = Duration::from_secs(5);
+/// Largest message that is read: some thousand roots.
+const MAX_TRUST: usize = 4 << 20;
+
+/// Why the watch ended.
+#[derive(Debug, thiserror::Error)]
+enum WatchError {
+    #[error("there is no evidence to show")]
+    Evidence(#[from] EvidenceError),
+    #[error("cannot connect to the CA")]
+    Connect(#[from] ConnectError),
+    #[error("the CA did not answer in time")]
+    Deadline,
+    #[error("the stream ended")]
+    Stream(#[from] Status),
+    #[error("what the CA said was dropped")]
+    Trust(#[from] TrustError),
+}
+
+/// Everything that the watch connects.
+pub(crate) struct Watch {
+    pub(crate) requester: Arc<Requester>,
+    pub(crate) holder: Arc<Holder>,
+    pub(crate) subscribers: Arc<Subscribers>,
+    /// `None` if no files are written.
+    pub(crate) files: Option<watch::Receiver<Written>>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+impl Watch {
+    /// Watches for ever; ends only by being dropped.
+    pub(crate) async fn keep(mut self) {
+        let mut failures = 0;
+        loop {
+            // Before that there is nothing to state, and the first certificate has the right of way.
+            let mut served = self.holder.subscribe();
+            if served.wait_for(|served| served.trust.is_some()).await.is_err() {
+                return;
+            }
+            let mut established = false;
+            let end = self.stream(&mut established).await;
+            self.holder.stopped_watching();
+            self.metrics.watching(false);
+            failures = if established { 1 } else { failures + 1 };
+            let wait = match end {
+                Err(WatchError::Stream(status)) if status.code() == Code::Unimplemented => {
+                    tracing::info!("the CA has no trust watch; roots come with certificates");
+                    RARELY.mul_f64(0.8 + 0.4 * random::unit())
+                }
+                end => {
+                    let wait = renew::retry_after(failures, random::unit(), None, Duration::MAX);
+                    match end {
+                        Ok(()) => tracing::debug!(retry_in = ?wait, "the trust watch ended"),
+                        Err(error) => {
+                            tracing::warn!(error = %with_causes(&error), retry_in = ?wait, "no trust watch");
+                        }
+                    }
+                    wait
+                }
+            };
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// One stream, until it ends; `established` once the CA has stated its trust.
+    async fn stream(&mut self, established: &mut bool) -> Result<(), WatchError> {
+        let held = self.holder.served().trust;
+        let connect = self.requester.connect(held.as_deref());
+        let (channel, first_contact) = connect.await?;
+        let mut client = TrustDistributionClient::new(channel).max_decoding_message_size(MAX_TRUST);
+        // One place: a statement that is overtaken before it was sent is not worth sending.
+        let (statements, outgoing) = mpsc::channel(1);
+        let mut stated = self.state();
+        let first = WatchRequest { acknowledgement: stated.clone() };
+        let mut request = Request::new(tokio_stream::StreamExt::chain(
+            tokio_stream::once(first),
+            ReceiverStream::new(outgoing),
+        ));
+        self.requester.identify(request.metadata_mut()).await?;
+        let answer = tokio::time::timeout(self.requester.timeout(), client.watch(request)).await;
+        let mut incoming = answer.map_err(|_| WatchError::Deadline)??.into_inner();
+        let mut served = self.holder.subscribe();
+        let mut subscribers = self.subscribers.changes();
+        loop {
+            served.mark_unchanged();
+            subscribers.mark_unchanged();
+            let statement = self.state();
+            let news = statement.is_some() && statement != stated;
+            tokio::select! {
+                message = incoming.message() => {
+                    let Some(message) = message? else { return Ok(()) };
+                    let trust = Trust::read(message, self.holder.trust_domain(), &first_contact)?;
+                    *established = true;
+                    self.metrics.watching(true);
+                    tracing::info!(version = ?trust.version, "the CA states its trust");
+                    self.holder.take_trust(trust);
+                }
+                place = statements.reserve(), if news => {
+                    // Without a reader the stream has ended, which the next message tells.
+                    let Ok(place) = place else { return Ok(()) };
+                    place.send(WatchRequest { acknowledgement: statement.clone() });
+                    stated = statement;
+                }
+                _ = served.changed() => {}
+                _ = subscribers.changed() => {}
+                () = files_changed(&mut self.files) => {}
+                () = tokio::time::sleep(LOOK) => {}
+            }
+        }
+    }
+
+    fn state(&self) -> Option<Acknowledgement> {
+        let served = self.holder.served();
+        let files = self.files.as_ref().map(|files| files.borrow().clone());
+        acknowledgement::state(&Facts {
+            own: self.holder.trust_domain(),
+            trust: served.trust.as_deref()?,
+            serial: served.svid.as_ref().map(|svid| svid.serial()),
+            subscribers: &self.subscribers.snapshot(),
+            files: files.as_ref(),
+        })
+    }
+}
+
+async fn files_changed(files: &mut Option<watch::Receiver<Written>>) {
+    if let Some(files) = files
+        && files.changed().await.is_ok()
+    {
+        return;
+    }
+    // No files, or a writer that ended with the agent.
+    std::future::pending::<()>().await;
+}

@@ -1,0 +1,52 @@
+//! The log of a program: lines of text or JSON on standard error, written by a thread of its own, so that
+//! a slow reader never holds up a request. Lines beyond a bounded backlog are dropped, never waited for.
+
+use std::io::{self, IsTerminal};
+
+use tracing::Level;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+
+/// Lines that may wait to be written.
+const BACKLOG: usize = 16_384;
+
+/// How to log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Log {
+    /// JSON lines instead of text.
+    pub json: bool,
+    /// What is let through.
+    pub level: Level,
+}
+
+impl Log {
+    /// Reads the settings `log_format` and `log_level`.
+    pub fn of(values: &mut crate::Values) -> Option<Self> {
+        let json = values.parsed("log_format", |text| match text {
+            "text" => Ok(false),
+            "json" => Ok(true),
+            _ => Err(format!("must be text or json, not {text:?}")),
+        });
+        let level = values.parsed("log_level", |text| {
+            text.parse().map_err(|_| format!("must be error, warn, info, debug or trace, not {text:?}"))
+        });
+        Some(Self { json: json?, level: level? })
+    }
+}
+
+/// Begins to log. Whoever holds the guard drops it last: that writes what still waits.
+pub fn start(log: Log) -> WorkerGuard {
+    let (writer, guard) =
+        NonBlockingBuilder::default().buffered_lines_limit(BACKLOG).lossy(true).finish(io::stderr());
+    let lines = tracing_subscriber::fmt()
+        .with_max_level(log.level)
+        .with_writer(writer)
+        .with_target(false)
+        .with_ansi(io::stderr().is_terminal());
+    // A second start in one process keeps the first log: tests do that, programs do not.
+    let _ = if log.json {
+        tracing::subscriber::set_global_default(lines.json().flatten_event(true).finish())
+    } else {
+        tracing::subscriber::set_global_default(lines.finish())
+    };
+    guard
+}
