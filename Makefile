@@ -14,7 +14,8 @@ demo: ## show Signet at work with real Envoys; KEEP=1 stays up and says what to 
 	cargo build $(CARGO_FLAGS) $(PROGRAMS)
 	deploy/demo/run
 
-# The end-to-end tests run the programs that the build step leaves in target/fast.
+# The end-to-end tests run the programs that the build step leaves in target/fast; it builds the tests too, for
+# without them some features of dependencies would differ and these be built twice.
 # cargo-deny's fourth check, advisories, needs a database from the network, which CI does not have.
 test: ## run what CI runs: format, lints, documents, bans, then every test
 	tests/tools/install envoy pkilint cargo-deny
@@ -22,12 +23,12 @@ test: ## run what CI runs: format, lints, documents, bans, then every test
 	cargo clippy $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS=$(RUSTDOC_FLAGS) cargo doc $(CARGO_FLAGS) --workspace --no-deps --document-private-items
 	target/tools/cargo-deny/bin/cargo-deny --locked check bans licenses sources
-	cargo build $(CARGO_FLAGS) --workspace --bins
+	cargo build $(CARGO_FLAGS) --workspace --all-targets
 	cargo test $(CARGO_FLAGS) --workspace
 
 bench: ## measure certificates per second, CPU, memory and start-up
-	cargo build $(CARGO_FLAGS) $(PROGRAMS)
-	cargo run $(CARGO_FLAGS) --package signet-tests --bin load
+	cargo build $(CARGO_FLAGS) $(PROGRAMS) --bin load
+	target/fast/load
 
 clean: ## remove target/: everything built, installed or left by the demo
 	cargo clean

@@ -135,6 +135,16 @@ pub struct Addresses {
     pub admin: PathBuf,
 }
 
+/// Threads for connections and tokens: half of the cores, because the signing pool has as many threads as
+/// cores, and threads that take turns on a core cost more than they bring.
+pub fn runtime_threads() -> usize {
+    cores().div_ceil(2)
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from)
+}
+
 /// Reads and checks everything that [`run`] would, and starts nothing. The data folder is not touched.
 pub fn check(config: Config) -> Result<(), AppError> {
     loader::load(&config.cacerts, SystemTime::now())?;
@@ -175,8 +185,8 @@ pub async fn run(mut config: Config) -> Result<(), AppError> {
         admin: config.admin_socket.clone(),
     };
 
-    let threads = std::thread::available_parallelism().map_or(2, usize::from);
-    let pool = SigningPool::start(threads, threads).map_err(AppError::System)?;
+    // Twice as many jobs as threads, so that a thread which is done finds the next one waiting.
+    let pool = SigningPool::start(cores(), 2 * cores()).map_err(AppError::System)?;
     let issuance = Arc::new(Issuance {
         attestation,
         turns: Turns::new(pool.capacity(), config.limits.queue),

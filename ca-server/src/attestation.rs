@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use secrecy::{ExposeSecret, SecretString};
-use signet_certs::chain::sha256;
+use signet_certs::digest::sha256;
 use signet_certs::spiffe_id::{SpiffeId, TrustDomain};
 use url::Url;
 

@@ -10,9 +10,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Arg, ArgMatches};
+use signet_certs::duration;
 use signet_certs::spiffe_id::TrustDomain;
-use signet_settings::logging::Log;
-use signet_settings::{Faults, Setting, Settings, Values, duration, setting};
+use signet_service::logging::Log;
+use signet_service::settings::{Faults, Setting, Settings, Values, setting};
 
 use crate::attestation::TokenIssuer;
 

@@ -10,6 +10,8 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use signet_service::files;
+
 /// The layout that this program writes, and the newest that it reads.
 const VERSION: u32 = 1;
 
@@ -120,7 +122,7 @@ impl DataFolder {
         let folder = DataFolder { path: path.to_owned(), _lock: Some(lock) };
         match folder.check_version() {
             Err(DataFolderError::NotADataFolder { .. }) if !folder.log_dir().exists() => {
-                write_file(&path.join("VERSION"), format!("{VERSION}\n").as_bytes(), 0o644)
+                files::write(&path.join("VERSION"), format!("{VERSION}\n").as_bytes(), 0o644)
                     .map_err(not_writable)?;
             }
             checked => checked?,
@@ -187,54 +189,6 @@ impl DataFolder {
             Err(source) => Err(DataFolderError::Read { path, source }),
         }
     }
-}
-
-/// Replaces the file `path` by one with these bytes and mode, atomically and durably.
-///
-/// # Errors
-/// The file is as it was before; only a failure of the last step, the sync of the folder, leaves the new
-/// bytes in place without their being durable.
-pub(crate) fn write_file(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not the path of a file"));
-    };
-    let mut temporary_name = std::ffi::OsString::from(".");
-    temporary_name.push(name);
-    temporary_name.push(".new");
-    let temporary = folder.join(temporary_name);
-    // One that a crash left behind may have another mode.
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let written = (|| {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    })();
-    if let Err(error) = written {
-        // The first error is the one to report.
-        let _ = fs::remove_file(&temporary);
-        return Err(error);
-    }
-    sync_folder(folder)
-}
-
-/// [`write_file`] for secrets: mode 0600.
-///
-/// # Errors
-/// As for [`write_file`].
-pub(crate) fn write_private_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    write_file(path, bytes, 0o600)
-}
-
-/// Makes the names in a folder durable.
-///
-/// # Errors
-/// The folder cannot be opened or synced.
-pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
 }
 
 fn pid_in(lock: &mut File) -> String {
@@ -330,28 +284,5 @@ mod tests {
         let file = parent.path().join("file");
         fs::write(&file, "").unwrap();
         assert!(matches!(DataFolder::open(&file), Err(DataFolderError::Create { .. })));
-    }
-
-    #[test]
-    fn files_are_replaced_whole_and_private_ones_stay_private() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("key");
-        write_file(&path, b"old", 0o644).unwrap();
-        // What a crash left under the temporary name does not decide the mode.
-        fs::write(folder.path().join(".key.new"), "left over").unwrap();
-        write_private_file(&path, b"new").unwrap();
-        assert_eq!(fs::read(&path).unwrap(), b"new");
-        assert_eq!(mode(&path), 0o600);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn a_file_that_cannot_be_replaced_stays() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("taken");
-        fs::create_dir(&path).unwrap();
-        write_file(&path, b"new", 0o644).unwrap_err();
-        assert!(path.is_dir());
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file is left");
     }
 }

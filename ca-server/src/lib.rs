@@ -21,15 +21,3 @@ pub mod policy;
 pub mod shutdown;
 pub mod store;
 pub mod trust;
-
-/// An error and its causes on one line, for the log: none of our errors prints its cause itself.
-pub(crate) fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
-}

@@ -84,8 +84,12 @@ fn check(config: config::Config) -> ExitCode {
 }
 
 fn run(config: config::Config) -> ExitCode {
-    let _log = signet_settings::logging::start(config.log);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let _log = signet_service::logging::start(config.log);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(app::runtime_threads())
+        .enable_all()
+        .build();
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error, 1),
     };

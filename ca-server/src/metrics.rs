@@ -1,24 +1,22 @@
 //! Metrics: Istio's names where Istio has them, ours (`signet_…`) beside. Labels are bounded: reasons are
-//! our own codes, keys are issuer key ids.
-//!
-//! Istio's counters have no `_total` at their end, which OpenMetrics demands of counters: they are exposed
-//! with type `unknown` and count up all the same.
+//! our own codes, serials are of CA and serving certificates.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::Registry;
 use signet_certs::chain::Certificate;
 use signet_certs::clock::to_unix;
+use signet_service::counter::BareCounter;
 
 use crate::app::Running;
 use crate::issue::IssueError;
@@ -34,30 +32,6 @@ struct Reason {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct IstioError {
     error: &'static str,
-}
-
-/// A counter under a name that has no `_total`.
-#[derive(Debug, Clone, Default)]
-struct BareCounter(Arc<AtomicU64>);
-
-impl BareCounter {
-    fn inc(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-impl EncodeMetric for BareCounter {
-    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
-        encoder.encode_gauge(&self.0.load(Ordering::Relaxed))
-    }
-
-    fn metric_type(&self) -> MetricType {
-        MetricType::Unknown
-    }
-}
-
-impl TypedMetric for BareCounter {
-    const TYPE: MetricType = MetricType::Unknown;
 }
 
 /// What is counted as it happens.
@@ -160,7 +134,7 @@ impl Metrics {
 
     /// Certificates issued since the start.
     pub fn issued_count(&self) -> u64 {
-        self.issued.0.load(Ordering::Relaxed)
+        self.issued.value()
     }
 
     /// Trust watches open now.

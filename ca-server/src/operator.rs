@@ -29,13 +29,14 @@ pub struct Target {
     /// The running server's socket
     #[arg(
         long,
+        global = true,
         env = "SIGNET_ADMIN_SOCKET",
         value_name = "PATH",
         default_value = "/var/lib/signet/admin.sock"
     )]
     admin_socket: PathBuf,
     /// How to print
-    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
     output: Output,
 }
 

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::chain::{Certificate, sha256};
+use crate::chain::Certificate;
+use crate::digest::sha256;
 use crate::spiffe_id::TrustDomain;
 
 /// The roots of one trust domain: each once, in the order of their bytes.

@@ -12,6 +12,7 @@ use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::FromDer;
 
 use crate::clock::{from_unix, to_unix};
+use crate::digest::sha256;
 use crate::key::{KeyKind, SignatureAlgorithm, key_identifier, verify as verify_with_key};
 use crate::name;
 use crate::pem::{self, PemError};
@@ -168,13 +169,6 @@ impl Certificate {
         let tbs = parsed.tbs_certificate.as_ref();
         verify_with_key(kind, public_key, algorithm, tbs, parsed.signature_value.data.as_ref())
     }
-}
-
-/// SHA-256.
-pub fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut out = [0; 32];
-    out.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref());
-    out
 }
 
 fn facts_of(parsed: &X509Certificate<'_>) -> Facts {

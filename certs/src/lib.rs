@@ -14,6 +14,8 @@ pub mod check;
 pub mod clock;
 pub mod csr;
 mod der;
+pub mod digest;
+pub mod duration;
 pub mod key;
 pub mod name;
 pub mod pem;

@@ -17,7 +17,6 @@ mod ceremony {
     pub(crate) mod authority;
     mod description;
     pub(crate) mod inspect;
-    mod lifetime;
     mod new_files;
     mod root_folder;
     mod text;

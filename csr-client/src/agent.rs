@@ -5,7 +5,6 @@
 
 use crate::config::Config;
 use crate::identity::{self, Holder};
-use crate::logging::with_causes;
 use crate::metrics::Metrics;
 use crate::monitoring::{self, MonitoringError};
 use crate::request::Requester;
@@ -13,6 +12,7 @@ use crate::sink::files::{self, Written};
 use crate::sink::sds::{self, SdsError, Socket, Source, Subscribers};
 use crate::state::{self, Folder, StateError};
 use crate::trust::watch::Watch;
+use signet_service::logging::with_causes;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;

@@ -1,15 +1,13 @@
 //! What the agent is told: flags, environment and an optional TOML file, checked as a whole.
 //!
-//! Values are found by `settings` (one table for all names) and become typed here, once. Every fault is
+//! One table below has all names; values become typed here, once. Every fault is
 //! collected with its key and its place, so that one start shows all that must be mended.
 
-mod duration;
-mod settings;
-
 use clap::{Arg, ArgMatches};
-use settings::{Source, Values};
+use signet_certs::duration;
 use signet_certs::spiffe_id::{SpiffeId, TrustDomain};
-use std::fmt;
+use signet_service::logging::Log;
+use signet_service::settings::{Faults, Setting, Settings, Values, setting};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -18,6 +16,31 @@ use std::time::Duration;
 const MIN_TTL: Duration = Duration::from_secs(2);
 /// Longest path of a Unix socket (`sun_path` less its final zero).
 const MAX_SOCKET_PATH: usize = 107;
+
+#[rustfmt::skip] // a table: one row a line
+const SINGLE: &[Setting] = &[
+    setting("ca", "CA_ADDR", Some("istiod.istio-system.svc:15012"), "ADDR", "The CA: host:port or https://host:port"),
+    setting("ca_name", "ISTIOD_SAN", None, "NAME", "Name to verify in the CA's certificate where it is not the host of --ca"),
+    setting("ca_root", "CA_ROOT_CA", Some("./var/run/secrets/istio/root-cert.pem"), "FILE", "Roots for the first contact with the CA (PEM), or SYSTEM"),
+    setting("token", "SIGNET_TOKEN", Some("./var/run/secrets/tokens/istio-token"), "FILE", "Service-account token, read at each attempt"),
+    setting("trust_domain", "TRUST_DOMAIN", Some("cluster.local"), "TD", "Trust domain of our SPIFFE ID"),
+    setting("namespace", "POD_NAMESPACE", None, "NS", "Namespace of our SPIFFE ID"),
+    setting("service_account", "SERVICE_ACCOUNT", None, "SA", "Service account of our SPIFFE ID"),
+    setting("cluster_id", "ISTIO_META_CLUSTER_ID", Some("Kubernetes"), "ID", "Cluster whose API server made the token"),
+    setting("ttl", "SECRET_TTL", Some("24h"), "D", "Lifetime to ask for"),
+    setting("timeout", "SIGNET_TIMEOUT", Some("5s"), "D", "Limit of one attempt, from connecting to the answer"),
+    setting("renew_ratio", "SECRET_GRACE_PERIOD_RATIO", Some("0.5"), "R", "Renew when this share of the lifetime is left"),
+    setting("renew_jitter", "SECRET_GRACE_PERIOD_RATIO_JITTER", Some("0.01"), "R", "Drawn once per certificate, added to or taken from the ratio"),
+    setting("sds_socket", "SIGNET_SDS_SOCKET", None, "PATH", "Unix socket on which Envoys find their secrets"),
+    setting("output_certs", "OUTPUT_CERTS", None, "DIR", "Folder for key.pem, cert-chain.pem and root-cert.pem"),
+    setting("include_roots_in_chain", "SIGNET_INCLUDE_ROOTS_IN_CHAIN", Some("false"), "", "End the served chain with the roots, as Istio's agent does"),
+    setting("state", "SIGNET_STATE", None, "DIR", "The agent's own folder [default: beside the socket or in the output folder]"),
+    setting("monitoring", "SIGNET_MONITORING", Some("127.0.0.1:15020"), "ADDR", "Metrics and readiness over HTTP"),
+    setting("log_format", "SIGNET_LOG_FORMAT", Some("text"), "FORMAT", "text or json"),
+    setting("log_level", "SIGNET_LOG_LEVEL", Some("info"), "LEVEL", "error, warn, info, debug or trace"),
+];
+
+const SETTINGS: Settings = Settings { single: SINGLE, tables: &[] };
 
 /// A checked configuration.
 #[derive(Debug, Clone)]
@@ -88,15 +111,6 @@ pub struct Monitoring {
     pub asked: bool,
 }
 
-/// How to log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Log {
-    /// JSON lines instead of text.
-    pub json: bool,
-    /// What is let through.
-    pub level: tracing::Level,
-}
-
 /// What the configuration is for: `run` needs somewhere to serve, `fetch` does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
@@ -106,37 +120,9 @@ pub enum Purpose {
     Fetch,
 }
 
-/// One thing to mend.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
-    key: String,
-    place: String,
-    what: String,
-}
-
-impl Fault {
-    fn new(key: &str, place: &str, what: String) -> Self {
-        Self { key: key.to_owned(), place: place.to_owned(), what }
-    }
-}
-
-/// All that must be mended, in no particular order; Display has one line for each.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub struct Faults(Vec<Fault>);
-
-impl fmt::Display for Faults {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the configuration has {} fault(s):", self.0.len())?;
-        for fault in &self.0 {
-            write!(f, "\n  {} ({}): {}", fault.key, fault.place, fault.what)?;
-        }
-        Ok(())
-    }
-}
-
 /// The flags, each with its environment variable, file key and default in its help.
-pub fn arguments() -> impl Iterator<Item = Arg> {
-    settings::arguments()
+pub fn arguments() -> Vec<Arg> {
+    SETTINGS.arguments()
 }
 
 /// Reads and checks everything; `environment` answers for a variable's name.
@@ -145,168 +131,115 @@ pub fn load(
     environment: impl Fn(&str) -> Option<String>,
     purpose: Purpose,
 ) -> Result<Config, Faults> {
-    let mut faults = Vec::new();
-    let values = settings::collect(flags, environment, &mut faults);
-    let config = Check { values, faults: &mut faults }.config(purpose);
-    match config {
-        Some(config) if faults.is_empty() => Ok(config),
-        _ => Err(Faults(faults)),
-    }
+    let mut values = SETTINGS.collect(flags, environment);
+    let config = check(&mut values, purpose);
+    values.finish(config)
 }
 
-/// Turns text into types; what cannot be turned becomes a fault and `None`.
-struct Check<'a> {
-    values: Values,
-    faults: &'a mut Vec<Fault>,
+fn check(values: &mut Values, purpose: Purpose) -> Option<Config> {
+    // Everything is read before the first `?`, so that no fault hides another.
+    let ca = ca(values);
+    let token = values.required("token").map(PathBuf::from);
+    let spiffe_id = spiffe_id(values);
+    let ttl = values.parsed("ttl", |text| match duration::parse(text)? {
+        ttl if ttl < MIN_TTL => Err("must be 2s or more".into()),
+        ttl => Ok(ttl),
+    });
+    let ratio = values.parsed("renew_ratio", share);
+    let jitter = values.parsed("renew_jitter", share);
+    let include_roots_in_chain = values.parsed("include_roots_in_chain", |text| {
+        text.parse().map_err(|_| format!("must be true or false, not {text:?}"))
+    });
+    let sds_socket = socket(values);
+    let output_certs = values.optional("output_certs").map(PathBuf::from);
+    let monitoring = values.parsed("monitoring", |text| {
+        text.parse().map_err(|_| format!("{text:?} is not an address such as 127.0.0.1:15020"))
+    });
+    let asked = values.is_set("monitoring");
+    let log = Log::of(values);
+    if purpose == Purpose::Run && values.optional("sds_socket").is_none() && output_certs.is_none() {
+        values.fault("sds_socket", "is needed, or output_certs: there is nowhere to serve to");
+    }
+    let state = values.optional("state").map(PathBuf::from).or_else(|| {
+        let beside = sds_socket.as_ref().map(|socket| {
+            let mut name = socket.clone().into_os_string();
+            name.push(".state");
+            PathBuf::from(name)
+        });
+        beside.or_else(|| Some(output_certs.as_ref()?.join(".csr-client")))
+    });
+    Some(Config {
+        ca: ca?,
+        token: token?,
+        spiffe_id: spiffe_id?,
+        ttl: ttl?,
+        renewal: Renewal { ratio: ratio?, jitter: jitter? },
+        sds_socket,
+        output_certs,
+        include_roots_in_chain: include_roots_in_chain?,
+        state,
+        monitoring: Monitoring { address: monitoring?, asked },
+        log: log?,
+    })
 }
 
-impl Check<'_> {
-    fn config(&mut self, purpose: Purpose) -> Option<Config> {
-        // Everything is read before the first `?`, so that no fault hides another.
-        let ca = self.ca();
-        let token = self.required("token").map(PathBuf::from);
-        let spiffe_id = self.spiffe_id();
-        let ttl = self.parsed("ttl", |text| match duration::parse(text)? {
-            ttl if ttl < MIN_TTL => Err("must be 2s or more".into()),
-            ttl => Ok(ttl),
-        });
-        let ratio = self.parsed("renew_ratio", share);
-        let jitter = self.parsed("renew_jitter", share);
-        let include_roots_in_chain = self.parsed("include_roots_in_chain", |text| {
-            text.parse().map_err(|_| format!("must be true or false, not {text:?}"))
-        });
-        let sds_socket = self.socket();
-        let output_certs = self.optional("output_certs").map(PathBuf::from);
-        let monitoring = self.parsed("monitoring", |text| {
-            text.parse().map_err(|_| format!("{text:?} is not an address such as 127.0.0.1:15020"))
-        });
-        let asked = self.values.find("monitoring").is_some_and(|found| found.source != Source::Default);
-        let json = self.parsed("log_format", |text| match text {
-            "text" => Ok(false),
-            "json" => Ok(true),
-            _ => Err(format!("must be text or json, not {text:?}")),
-        });
-        let level = self.parsed("log_level", |text| {
-            text.parse().map_err(|_| format!("must be error, warn, info, debug or trace, not {text:?}"))
-        });
-        if purpose == Purpose::Run && self.values.find("sds_socket").is_none() && output_certs.is_none() {
-            self.fault("sds_socket", "is needed, or output_certs: there is nowhere to serve to".into());
-        }
-        let state = self.optional("state").map(PathBuf::from).or_else(|| {
-            let beside = sds_socket.as_ref().map(|socket| {
-                let mut name = socket.clone().into_os_string();
-                name.push(".state");
-                PathBuf::from(name)
-            });
-            beside.or_else(|| Some(output_certs.as_ref()?.join(".csr-client")))
-        });
-        Some(Config {
-            ca: ca?,
-            token: token?,
-            spiffe_id: spiffe_id?,
-            ttl: ttl?,
-            renewal: Renewal { ratio: ratio?, jitter: jitter? },
-            sds_socket,
-            output_certs,
-            include_roots_in_chain: include_roots_in_chain?,
-            state,
-            monitoring: Monitoring { address: monitoring?, asked },
-            log: Log { json: json?, level: level? },
-        })
-    }
-
-    fn ca(&mut self) -> Option<Ca> {
-        let address = self.parsed("ca", |text| {
-            let authority = match text.split_once("://") {
-                None => text,
-                Some(("https", rest)) => rest.trim_end_matches('/'),
-                Some((scheme, _)) => return Err(format!("must be host:port or https://…, not {scheme}://")),
-            };
-            let (host, port) = authority
-                .rsplit_once(':')
-                .ok_or_else(|| format!("{text:?} lacks a port: host:port is needed"))?;
-            let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-            let valid = rustls_pki_types::ServerName::try_from(host).is_ok();
-            match port.parse::<u16>() {
-                Ok(1..) if valid => Ok((format!("https://{authority}"), host.to_owned())),
-                _ => Err(format!("{text:?} is not host:port")),
-            }
-        });
-        let name = self.values.find("ca_name").cloned().map(|found| {
-            let valid = rustls_pki_types::ServerName::try_from(found.text.as_str()).is_ok();
-            if !valid {
-                self.fault("ca_name", format!("{:?} is neither a DNS name nor an IP address", found.text));
-            }
-            found.text
-        });
-        let root = self.required("ca_root").map(|text| match text.as_str() {
-            "SYSTEM" => CaRoot::System,
-            path => CaRoot::File(PathBuf::from(path)),
-        });
-        let cluster_id = self.parsed("cluster_id", |text| {
-            let printable = text.bytes().all(|byte| byte.is_ascii_graphic());
-            printable.then(|| text.to_owned()).ok_or_else(|| "must be printable ASCII without spaces".into())
-        });
-        let timeout = self.parsed("timeout", duration::parse);
-        let (url, host) = address?;
-        Some(Ca { url, name: name.unwrap_or(host), root: root?, cluster_id: cluster_id?, timeout: timeout? })
-    }
-
-    fn spiffe_id(&mut self) -> Option<SpiffeId> {
-        let trust_domain =
-            self.parsed("trust_domain", |text| TrustDomain::parse(text).map_err(|error| error.to_string()));
-        // Each name is tried beside a good one, so that a fault has its own key.
-        let named =
-            |text: &str, id: &dyn Fn(&str) -> Result<SpiffeId, String>| id(text).map(|_| text.to_owned());
-        let domain = trust_domain.clone().or_else(|| TrustDomain::parse("x").ok())?;
-        let namespace = self.parsed("namespace", |text| {
-            named(text, &|ns| SpiffeId::workload(&domain, ns, "x").map_err(|error| error.to_string()))
-        });
-        let service_account = self.parsed("service_account", |text| {
-            named(text, &|sa| SpiffeId::workload(&domain, "x", sa).map_err(|error| error.to_string()))
-        });
-        let id = SpiffeId::workload(&trust_domain?, &namespace?, &service_account?);
-        id.map_err(|error| self.fault("service_account", error.to_string())).ok()
-    }
-
-    fn socket(&mut self) -> Option<PathBuf> {
-        let path = self.optional("sds_socket")?;
-        if path.len() > MAX_SOCKET_PATH {
-            self.fault(
-                "sds_socket",
-                format!("is longer than the {MAX_SOCKET_PATH} bytes of a socket's path"),
-            );
-            return None;
-        }
-        Some(PathBuf::from(path))
-    }
-
-    fn parsed<T>(&mut self, key: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
-        let text = self.required(key)?;
-        parse(&text).map_err(|what| self.fault(key, what)).ok()
-    }
-
-    fn required(&mut self, key: &str) -> Option<String> {
-        let text = self.optional(key);
-        if text.is_none() {
-            self.fault(key, "is needed".into());
-        }
-        text
-    }
-
-    fn optional(&self, key: &str) -> Option<String> {
-        self.values.find(key).map(|found| found.text.clone()).filter(|text| !text.is_empty())
-    }
-
-    fn fault(&mut self, key: &str, what: String) {
-        let place = match self.values.find(key).map(|found| &found.source) {
-            Some(Source::Flag) | None => format!("--{}", key.replace('_', "-")),
-            Some(Source::Environment(name)) => (*name).to_owned(),
-            Some(Source::File(path)) => path.clone(),
-            Some(Source::Default) => "default".to_owned(),
+fn ca(values: &mut Values) -> Option<Ca> {
+    let address = values.parsed("ca", |text| {
+        let authority = match text.split_once("://") {
+            None => text,
+            Some(("https", rest)) => rest.trim_end_matches('/'),
+            Some((scheme, _)) => return Err(format!("must be host:port or https://…, not {scheme}://")),
         };
-        self.faults.push(Fault::new(key, &place, what));
+        let (host, port) = authority
+            .rsplit_once(':')
+            .ok_or_else(|| format!("{text:?} lacks a port: host:port is needed"))?;
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let valid = rustls_pki_types::ServerName::try_from(host).is_ok();
+        match port.parse::<u16>() {
+            Ok(1..) if valid => Ok((format!("https://{authority}"), host.to_owned())),
+            _ => Err(format!("{text:?} is not host:port")),
+        }
+    });
+    let name = values.parsed_if_set("ca_name", |text| match rustls_pki_types::ServerName::try_from(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err(format!("{text:?} is neither a DNS name nor an IP address")),
+    });
+    let root = values.required("ca_root").map(|text| match text.as_str() {
+        "SYSTEM" => CaRoot::System,
+        path => CaRoot::File(PathBuf::from(path)),
+    });
+    let cluster_id = values.parsed("cluster_id", |text| {
+        let printable = text.bytes().all(|byte| byte.is_ascii_graphic());
+        printable.then(|| text.to_owned()).ok_or_else(|| "must be printable ASCII without spaces".into())
+    });
+    let timeout = values.parsed("timeout", duration::parse);
+    let (url, host) = address?;
+    Some(Ca { url, name: name.unwrap_or(host), root: root?, cluster_id: cluster_id?, timeout: timeout? })
+}
+
+fn spiffe_id(values: &mut Values) -> Option<SpiffeId> {
+    let trust_domain =
+        values.parsed("trust_domain", |text| TrustDomain::parse(text).map_err(|error| error.to_string()));
+    // Each name is tried beside a good one, so that a fault has its own key.
+    let named = |text: &str, id: &dyn Fn(&str) -> Result<SpiffeId, String>| id(text).map(|_| text.to_owned());
+    let domain = trust_domain.clone().or_else(|| TrustDomain::parse("x").ok())?;
+    let namespace = values.parsed("namespace", |text| {
+        named(text, &|ns| SpiffeId::workload(&domain, ns, "x").map_err(|error| error.to_string()))
+    });
+    let service_account = values.parsed("service_account", |text| {
+        named(text, &|sa| SpiffeId::workload(&domain, "x", sa).map_err(|error| error.to_string()))
+    });
+    let id = SpiffeId::workload(&trust_domain?, &namespace?, &service_account?);
+    id.map_err(|error| values.fault("service_account", error.to_string())).ok()
+}
+
+fn socket(values: &mut Values) -> Option<PathBuf> {
+    let path = values.optional("sds_socket")?;
+    if path.len() > MAX_SOCKET_PATH {
+        values.fault("sds_socket", format!("is longer than the {MAX_SOCKET_PATH} bytes of a socket's path"));
+        return None;
     }
+    Some(PathBuf::from(path))
 }
 
 fn share(text: &str) -> Result<f64, String> {
@@ -393,7 +326,7 @@ mod tests {
         ] {
             assert!(text.contains(&expected), "{expected:?} is not in\n{text}");
         }
-        assert!(text.starts_with("the configuration has 11 fault(s)"), "{text}");
+        assert!(text.starts_with("the configuration has 11 faults"), "{text}");
     }
 
     #[test]

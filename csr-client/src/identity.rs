@@ -6,7 +6,6 @@
 //! `request`, when the next one is due in `renew`.
 
 use crate::config::Renewal;
-use crate::logging::with_causes;
 use crate::metrics::Metrics;
 use crate::random;
 use crate::renew::{self, Lifetime};
@@ -15,6 +14,7 @@ use crate::trust::Trust;
 use signet_certs::chain::Certificate;
 use signet_certs::serial::Serial;
 use signet_certs::spiffe_id::TrustDomain;
+use signet_service::logging::with_causes;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};

@@ -7,12 +7,10 @@
 //! commands of their own.
 
 pub mod agent;
-mod atomic_file;
 pub mod config;
 pub mod evidence;
 pub mod fetch;
 pub mod identity;
-pub mod logging;
 pub mod metrics;
 pub mod monitoring;
 mod random;

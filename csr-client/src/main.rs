@@ -3,7 +3,9 @@
 use clap::{Arg, ArgGroup, ArgMatches, Command};
 use signet_csr_client::config::{self, Config, Purpose};
 use signet_csr_client::secret::{self, View};
-use signet_csr_client::{agent, fetch, logging};
+use signet_csr_client::{agent, fetch};
+use signet_service::logging::{self, Logging};
+use signet_service::settings::Faults;
 use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -84,7 +86,7 @@ fn command() -> Command {
 }
 
 async fn run(flags: &ArgMatches) -> Outcome {
-    let config = load(flags, Purpose::Run)?;
+    let (config, _logging) = load(flags, Purpose::Run)?;
     let stop = CancellationToken::new();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let signals = stop.clone();
@@ -100,7 +102,7 @@ async fn run(flags: &ArgMatches) -> Outcome {
 }
 
 async fn fetch(flags: &ArgMatches) -> Outcome {
-    let config = load(flags, Purpose::Fetch)?;
+    let (config, _logging) = load(flags, Purpose::Fetch)?;
     let fetched = fetch::fetch(&config).await?;
     if json(flags) {
         println!("{}", serde_json::to_string_pretty(&fetched)?);
@@ -123,10 +125,11 @@ async fn secret(flags: &ArgMatches) -> Outcome {
     Ok(())
 }
 
-fn load(flags: &ArgMatches, purpose: Purpose) -> Result<Config, config::Faults> {
+/// The log is written for as long as its guard is held.
+fn load(flags: &ArgMatches, purpose: Purpose) -> Result<(Config, Logging), Faults> {
     let config = config::load(flags, |name| std::env::var(name).ok(), purpose)?;
-    logging::start(config.log);
-    Ok(config)
+    let logging = logging::start(config.log);
+    Ok((config, logging))
 }
 
 fn json(flags: &ArgMatches) -> bool {

@@ -1,41 +1,16 @@
 //! What the agent counts: Istio's names where its agent has them, ours beside with `signet_agent_`.
 
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{EncodeLabelSet, EncodeMetric, MetricEncoder};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::{Metric, Registry};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::AtomicI64;
 use std::time::{Duration, SystemTime};
 
 use crate::identity::Served;
 use signet_certs::clock::to_unix;
-
-/// A counter without the `_total` that the library would add: Istio's names have none.
-#[derive(Debug, Default)]
-struct Count(AtomicU64);
-
-impl Count {
-    fn add(&self, amount: u64) {
-        self.0.fetch_add(amount, Ordering::Relaxed);
-    }
-}
-
-impl EncodeMetric for Count {
-    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
-        // A u64 of events fits into the encoder's i64 for some hundred thousand years.
-        encoder.encode_gauge(&(self.0.load(Ordering::Relaxed) as i64))
-    }
-
-    fn metric_type(&self) -> MetricType {
-        Self::TYPE
-    }
-}
-
-impl TypedMetric for Count {
-    const TYPE: MetricType = MetricType::Unknown;
-}
+use signet_service::counter::BareCounter;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestType {
@@ -59,10 +34,10 @@ const DEFAULT: ResourceName = ResourceName { resource_name: "default" };
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    requests: Family<RequestType, Count>,
-    failed: Family<RequestType, Count>,
-    latency: Family<RequestType, Count>,
-    failures: Family<Reason, Count>,
+    requests: Family<RequestType, BareCounter>,
+    failed: Family<RequestType, BareCounter>,
+    latency: Family<RequestType, BareCounter>,
+    failures: Family<Reason, BareCounter>,
     left: Family<ResourceName, Gauge<i64, AtomicI64>>,
     not_after: Family<ResourceName, Gauge<i64, AtomicI64>>,
     watching: Gauge<i64, AtomicI64>,

@@ -1,6 +1,7 @@
 //! Small draws of randomness: jitter, nonces, the instance id.
 
 use ring::rand::{SecureRandom, SystemRandom};
+use signet_certs::digest::hex;
 
 /// A draw from [0, 1).
 pub(crate) fn unit() -> f64 {
@@ -11,11 +12,6 @@ pub(crate) fn unit() -> f64 {
 /// 128 random bits as lower-case hex.
 pub(crate) fn id() -> String {
     hex(&bytes::<16>())
-}
-
-/// Lower-case hex.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn bytes<const N: usize>() -> [u8; N] {

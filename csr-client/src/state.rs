@@ -3,9 +3,7 @@
 //! Nothing in it is secret, but whoever can write it decides whom this agent believes, hence 0700. A
 //! damaged bundle is passed over with a warning: the configured roots then serve for a new first contact.
 
-use crate::atomic_file;
 use crate::identity::Served;
-use crate::logging::with_causes;
 use crate::random;
 use crate::sink::sds::{Process, Subscribers};
 use crate::trust::{Trust, Version};
@@ -13,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use signet_certs::bundle::{Bundles, TrustBundle};
 use signet_certs::chain::Certificate;
 use signet_certs::spiffe_id::TrustDomain;
+use signet_service::files;
+use signet_service::logging::with_causes;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -81,7 +81,7 @@ impl Folder {
             Err(source) => return Err(StateError::Io { path, source }),
         }
         let id = random::id();
-        atomic_file::write(&path, id.as_bytes(), 0o600).map_err(|source| StateError::Io { path, source })?;
+        files::write(&path, id.as_bytes(), 0o600).map_err(|source| StateError::Io { path, source })?;
         Ok(id)
     }
 
@@ -106,7 +106,7 @@ impl Folder {
         let path = self.bundle();
         // Strings and numbers always have a JSON form.
         let bytes = serde_json::to_vec_pretty(&stored).expect("a bundle has a JSON form");
-        atomic_file::write(&path, &bytes, 0o600).map_err(|source| StateError::Io { path, source })
+        files::write(&path, &bytes, 0o600).map_err(|source| StateError::Io { path, source })
     }
 
     /// Who subscribed in the last run. Without it a new run would take silence for consent.
@@ -124,7 +124,7 @@ impl Folder {
         // Strings and numbers always have a JSON form.
         let bytes = serde_json::to_vec(subscribers).expect("a list has a JSON form");
         let path = self.0.join("subscribers.json");
-        atomic_file::write(&path, &bytes, 0o600).map_err(|source| StateError::Io { path, source })
+        files::write(&path, &bytes, 0o600).map_err(|source| StateError::Io { path, source })
     }
 
     fn bundle(&self) -> PathBuf {

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use crate::config::{Ca, CaRoot, Config, Log, Monitoring, Renewal};
+use crate::config::{Ca, CaRoot, Config, Monitoring, Renewal};
 use crate::identity::Svid;
 use crate::trust::{Trust, Version};
 use prost::Message;
@@ -31,6 +31,7 @@ use signet_proto::signet::trust::v1 as proto;
 use signet_proto::signet::trust::v1::trust_distribution_server::{
     TrustDistribution, TrustDistributionServer,
 };
+use signet_service::logging::Log;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};

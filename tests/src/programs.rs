@@ -3,14 +3,18 @@
 
 use std::path::{Path, PathBuf};
 
-/// The program of this name, built in the same profile as the running test.
+/// The program of this name, built in the same profile as the running test or program.
 ///
 /// # Panics
 /// If it is not built.
 pub fn program(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("a running test has a file");
-    // Tests stand in target/PROFILE/deps, programs one above.
-    let folder = test.ancestors().nth(2).expect("a test stands in a folder of the target folder");
+    let running = std::env::current_exe().expect("a running program has a file");
+    // Programs stand in target/PROFILE, tests in deps beneath it.
+    let folder = running
+        .ancestors()
+        .skip(1)
+        .find(|folder| folder.file_name().is_none_or(|name| name != "deps"))
+        .expect("a program stands in a folder");
     let path = folder.join(name);
     let profile = match folder.file_name().and_then(|name| name.to_str()) {
         Some("debug") | None => "dev",

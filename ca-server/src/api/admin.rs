@@ -20,8 +20,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use signet_certs::chain::Certificate;
 use signet_certs::clock::rfc3339;
+use signet_certs::digest::hex;
 use signet_certs::name;
 use signet_certs::serial::Serial;
+use signet_service::logging::with_causes;
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::app::Running;
@@ -128,7 +130,7 @@ fn failure(code: StatusCode, error: String) -> Response {
 }
 
 fn internal(error: &dyn std::error::Error) -> Response {
-    failure(StatusCode::INTERNAL_SERVER_ERROR, crate::causes(error))
+    failure(StatusCode::INTERNAL_SERVER_ERROR, with_causes(error))
 }
 
 /// Disk work, away from the runtime.
@@ -268,7 +270,7 @@ async fn verify(State(running): State<Arc<Running>>, Json(request): Json<VerifyR
     let log = running.issuance.log.clone();
     match blocking(move || log.verify(request.since.as_deref())).await {
         Ok(Ok(report)) => Json(report).into_response(),
-        Ok(Err(error)) => failure(StatusCode::CONFLICT, crate::causes(&error)),
+        Ok(Err(error)) => failure(StatusCode::CONFLICT, with_causes(&error)),
         Err(response) => response,
     }
 }
@@ -283,10 +285,6 @@ async fn prove(State(running): State<Arc<Running>>, UrlPath(serial): UrlPath<Str
         Err(error @ ProveError::NotFound) => failure(StatusCode::NOT_FOUND, error.to_string()),
         Err(error) => internal(&error),
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use signet_certs::clock::rfc3339;
+use signet_certs::digest::hex;
 use signet_proto::istio::v1::auth::istio_certificate_service_server::IstioCertificateService;
 use signet_proto::istio::v1::auth::{IstioCertificateRequest, IstioCertificateResponse};
+use signet_service::logging::with_causes;
 use tokio::time::Instant;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status};
@@ -55,7 +57,7 @@ impl IstioCertificateService for CertificateService {
             Err(error) => {
                 let outside = status::of_issue(&error);
                 self.metrics.refused(&error, outside.reason);
-                let cause = crate::causes(&error);
+                let cause = with_causes(&error);
                 tracing::warn!(
                     request_id = id,
                     reason = outside.reason,
@@ -91,11 +93,10 @@ fn typed(request: Request<IstioCertificateRequest>, id: String, deadline: Instan
 fn answer(issued: Issued) -> Response<IstioCertificateResponse> {
     let trust = issued.trust;
     let mut response = Response::new(IstioCertificateResponse { cert_chain: issued.chain });
-    let digest: String = trust.digest.iter().map(|byte| format!("{byte:02x}")).collect();
     let headers = response.metadata_mut();
     headers.insert("x-signet-trust-epoch", MetadataValue::from(trust.epoch));
     headers.insert("x-signet-trust-sequence", MetadataValue::from(trust.sequence));
-    if let Ok(digest) = MetadataValue::try_from(digest) {
+    if let Ok(digest) = MetadataValue::try_from(hex(&trust.digest)) {
         headers.insert("x-signet-trust-digest", digest);
     }
     response

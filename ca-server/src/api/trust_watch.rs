@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use futures::Stream;
 use signet_proto::signet::trust::v1 as proto;
 use signet_proto::signet::trust::v1::trust_distribution_server::TrustDistribution;
+use signet_service::logging::with_causes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -60,7 +61,7 @@ impl TrustDistribution for TrustService {
         };
         let caller = match self.issuance.attestation.attest(&evidence, now).await {
             Ok(caller) => caller,
-            Err(error) => return Err(refuse(status::of_attestation(&error), crate::causes(&error))),
+            Err(error) => return Err(refuse(status::of_attestation(&error), with_causes(&error))),
         };
         let Ok(place) = self.places.clone().try_acquire_owned() else {
             return Err(refuse(status::of_overload(Overload::Server), Overload::Server.to_string()));
@@ -139,7 +140,7 @@ impl Watch {
                 tracing::debug!(request_id, identity, epoch, sequence, "acknowledgement kept");
             }
             Ok(Err(error)) => {
-                let cause = crate::causes(&error);
+                let cause = with_causes(&error);
                 tracing::warn!(request_id, identity, cause, "acknowledgement not kept");
             }
             Err(error) => tracing::error!(request_id, %error, "acknowledgement not kept"),

@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
-use signet_certs::chain::sha256;
+use signet_certs::digest::sha256;
+use signet_service::logging::with_causes;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
@@ -21,7 +22,6 @@ use super::KeySource;
 use super::error::AttestationError;
 use super::fetch::{Endpoint, FetchError};
 use super::jwks::{JwksError, KeySet};
-use crate::causes;
 
 /// How often a file is read again.
 const FILE_INTERVAL: Duration = Duration::from_secs(30);
@@ -214,7 +214,7 @@ impl Keys {
             Err(error) => Err(error),
         };
         if let Err(error) = outcome {
-            let error = causes(&error);
+            let error = with_causes(&error);
             warn!(issuer = self.issuer, error, "token keys could not be loaded; the last good ones stay");
             self.progress().last_error = Some(error);
         }

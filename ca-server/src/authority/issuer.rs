@@ -9,9 +9,10 @@ use std::time::{Duration, SystemTime};
 use rustls_pki_types::CertificateDer;
 use signet_certs::ca::CaError;
 use signet_certs::cacerts::Cacerts;
-use signet_certs::chain::{Certificate, CertificateError, ChainError, Usage, sha256, verify, verify_svid};
+use signet_certs::chain::{Certificate, CertificateError, ChainError, Usage, verify, verify_svid};
 use signet_certs::check::Bounds;
 use signet_certs::csr::VerifiedCsr;
+use signet_certs::digest::{hex, sha256};
 use signet_certs::key::KeyError;
 use signet_certs::pem;
 use signet_certs::profile::Profile;
@@ -109,7 +110,7 @@ impl Issuer {
             (trust_domain.clone(), roots)
         });
         Self {
-            id: key_id.iter().map(|byte| format!("{byte:02x}")).collect(),
+            id: hex(&key_id),
             intermediates: cacerts.intermediates.iter().map(Certificate::to_pem).collect(),
             roots: roots.collect(),
             key_id,

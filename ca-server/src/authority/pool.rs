@@ -1,6 +1,6 @@
 //! The signing pool: as many threads as cores for the work of keys, so that a slow RSA signature never
 //! holds up the runtime. What waits for it is bounded by admission; the pool itself takes little more than
-//! it has threads for.
+//! it has threads for, so that whose turn comes next is decided as late as possible.
 
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,18 +30,18 @@ pub struct SigningPool {
 }
 
 impl SigningPool {
-    /// Starts one thread per core, with room for `waiting` jobs beside those at work.
-    pub fn start(threads: usize, waiting: usize) -> io::Result<Self> {
-        let (jobs, queue) = sync_channel(waiting);
+    /// Starts this many threads, and a queue with room for `capacity` jobs before them.
+    pub fn start(threads: usize, capacity: usize) -> io::Result<Self> {
+        let (jobs, queue) = sync_channel(capacity);
         let queue = Arc::new(Mutex::new(queue));
         for number in 0..threads {
             let queue = queue.clone();
             thread::Builder::new().name(format!("signing-{number}")).spawn(move || work(&queue))?;
         }
-        Ok(Self { jobs, capacity: threads + waiting })
+        Ok(Self { jobs, capacity })
     }
 
-    /// Jobs that fit: those at work and those that wait.
+    /// Jobs that always fit: whoever lets no more than these in is never refused.
     pub fn capacity(&self) -> usize {
         self.capacity
     }

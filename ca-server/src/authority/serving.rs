@@ -12,6 +12,7 @@ use signet_certs::chain::{Certificate, CertificateError};
 use signet_certs::clock::rfc3339;
 use signet_certs::key::{KeyError, PrivateKey};
 use signet_certs::validity::{BACKDATE, Validity};
+use signet_service::logging::with_causes;
 use thiserror::Error;
 
 use super::Issuer;
@@ -96,7 +97,7 @@ impl ServingCertificate {
             if due.is_zero()
                 && let Err(error) = self.renew(log, SystemTime::now()).await
             {
-                tracing::error!(error = crate::causes(&error), "serving certificate not renewed");
+                tracing::error!(error = with_causes(&error), "serving certificate not renewed");
             }
             // Also after a success: an issuer about to end gives ever shorter lives.
             tokio::time::sleep(due.clamp(RETRY, LONGEST_SLEEP)).await;

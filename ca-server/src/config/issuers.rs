@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 use signet_certs::spiffe_id::TrustDomain;
-use signet_settings::Values;
+use signet_service::settings::Values;
 
 use super::domain;
 use crate::attestation::{KeySource, TokenIssuer};

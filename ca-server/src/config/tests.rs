@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
-use super::*;
 use clap::Command;
+
+use super::*;
 
 fn load_from(flags: &[&str], file: Option<&str>, environment: &[(&str, &str)]) -> Result<Config, Faults> {
     let folder = tempfile::tempdir().unwrap();

@@ -16,14 +16,16 @@ use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use rustls_pki_types::pem::PemObject;
 use signed_note::{Note, Signature, Verifier, VerifierList, key_id};
+use signet_service::files;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tlog_tiles::{Checkpoint as CheckpointText, Hash};
 use zeroize::Zeroizing;
 
-use super::record::{format_time, hex};
+use signet_certs::digest::hex;
+
+use super::record::format_time;
 use super::tree::TreeHead;
-use crate::data_folder::write_private_file;
 
 /// How a signed note says that a key is Ed25519.
 const ALGORITHM_ED25519: u8 = 1;
@@ -108,7 +110,7 @@ impl LogKey {
             pem.push('\n');
         }
         pem.push_str("-----END PRIVATE KEY-----\n");
-        write_private_file(path, pem.as_bytes()).map_err(failed)?;
+        files::write(path, pem.as_bytes(), 0o600).map_err(failed)?;
         LogKey::load(path)
     }
 

@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 
 use prost::Message;
 
-use super::record::{Place, hex};
+use signet_certs::digest::hex;
+
+use super::record::Place;
 use super::segments::{
     FRAME_HEADER, FrameHeader, HEADER, MAX_BODY, SegmentError, list, open_segment, segment_path,
 };
@@ -228,5 +230,33 @@ impl Cursor {
 
     fn damaged(&self, expected: String, found: String) -> SegmentError {
         SegmentError::Damaged { path: self.path(), offset: self.offset, index: self.index, expected, found }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::issuance_log::record::tests::certificate;
+    use crate::issuance_log::segments::{Header, push_frame};
+
+    #[test]
+    fn a_failed_batch_that_was_read_ahead_is_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let log_id = [9; 32];
+        let mut good = Header { log_id, first: 0, previous: (0, 0) }.encode().to_vec();
+        push_frame(&mut good, &certificate(0).into_proto(&log_id, 0));
+        let begun = [&good[..], &[0xee; 300]].concat();
+        let path = segment_path(folder.path(), 0);
+        std::fs::write(&path, begun).unwrap();
+        let mut cursor = Cursor::new(folder.path(), &log_id, 0, Some(1)).unwrap();
+        assert_eq!(cursor.next().unwrap().unwrap().index, 0);
+        assert!(cursor.next().unwrap().is_none());
+
+        push_frame(&mut good, &certificate(1).into_proto(&log_id, 1));
+        std::fs::write(&path, good).unwrap();
+        cursor.extend(2).unwrap();
+        assert_eq!(cursor.next().unwrap().unwrap().index, 1);
+        assert!(cursor.next().unwrap().is_none());
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use crate::data_folder;
+use signet_service::files;
 
 /// Where the log's files live.
 pub(super) trait Disk: Send + Sync {
@@ -37,7 +37,7 @@ pub(super) struct LocalDisk;
 impl Disk for LocalDisk {
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         let file = private().truncate(true).open(path)?;
-        path.parent().map_or(Ok(()), data_folder::sync_folder)?;
+        files::sync_folder_of(path)?;
         Ok(Box::new(file))
     }
 
@@ -46,7 +46,7 @@ impl Disk for LocalDisk {
     }
 
     fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        data_folder::write_file(path, bytes, 0o644)
+        files::write(path, bytes, 0o644)
     }
 }
 

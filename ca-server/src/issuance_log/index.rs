@@ -8,20 +8,24 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use signet_certs::digest::hex;
+use signet_service::logging::with_causes;
 use tokio::sync::watch;
 use tracing::{error, warn};
 
 use super::cursor::Cursor;
 use super::progress::Progress;
-use super::record::{CertificateEntry, Record, RecordError, from_seconds, hex, seconds};
+use super::record::{CertificateEntry, Record, RecordError, from_seconds, seconds};
 use super::segments::SegmentError;
-use crate::causes;
 use crate::store::{Batch, Store, StoreError, Table};
 
 /// Row of [`Table::Meta`]: log id, then how many records the index has seen (u64 BE).
 const MARKER: &[u8] = b"log-index";
+
+/// Between two looks at the log: how far the index may lag behind.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Records per batch of rows: enough to share the marker's cost, few enough to keep a batch small.
 const RECORDS_PER_BATCH: u64 = 1024;
@@ -149,7 +153,7 @@ impl Index {
         match self.store.read(Table::ByIdentity, &identity_key(identity, instance)) {
             Ok(row) => Some(from_seconds(number(row?.get(..8)?).cast_signed())),
             Err(error) => {
-                warn!(error = causes(&error), "cannot look up an identity's latest certificate");
+                warn!(error = with_causes(&error), "cannot look up an identity's latest certificate");
                 None
             }
         }
@@ -163,19 +167,21 @@ impl Indexer {
         loop {
             if let Err(error) = self.catch_up(&mut cursor) {
                 error!(
-                    error = causes(&error),
+                    error = with_causes(&error),
                     "cannot index the issuance log; trying again with the next record"
                 );
                 cursor = None;
                 self.state.send_modify(|state| state.failed = true);
             }
+            // Under load many records come in a pause, and one batch of rows costs little more than one row.
+            std::thread::sleep(PAUSE);
             if wakes.recv().is_err() {
                 break;
             }
         }
         if let Err(error) = self.store.flush() {
             warn!(
-                error = causes(&error),
+                error = with_causes(&error),
                 "the index of the issuance log is not durable; the next start completes it"
             );
         }

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prost::Message;
 use serde::{Serialize, Serializer};
+use signet_certs::digest::hex;
 use signet_proto::signet::log::v1 as proto;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -288,16 +289,6 @@ pub(super) struct Place {
     pub(super) log_id: Vec<u8>,
     #[prost(uint64, tag = "3")]
     pub(super) index: u64,
-}
-
-/// Bytes as lower-case hex.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    const DIGITS: [u8; 16] = *b"0123456789abcdef";
-    bytes
-        .iter()
-        .flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]])
-        .map(char::from)
-        .collect()
 }
 
 /// A time in UTC, with as many digits as it needs.

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use signet_certs::digest::hex;
 use tracing::warn;
 
 use super::checkpoint::{
@@ -20,7 +21,6 @@ use super::checkpoint::{
 use super::cursor::Cursor;
 use super::files::Disk;
 use super::index::IndexError;
-use super::record::hex;
 use super::segments::{self, Header, SegmentError};
 use super::tail;
 use super::tree::{Frontier, StoredHashes, Tree, hashes_length, hashes_path, records_covered};

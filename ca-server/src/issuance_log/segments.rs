@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use prost::Message;
 
-use super::record::hex;
+use signet_certs::digest::hex;
 
 /// No record is longer; a length beyond it is damage.
 pub(super) const MAX_BODY: usize = 64 << 10;

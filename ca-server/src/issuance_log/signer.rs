@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::SystemTime;
 
+use signet_service::logging::with_causes;
 use tokio::sync::oneshot;
 use tracing::{debug, error};
 
@@ -13,7 +14,6 @@ use super::checkpoint::{LogKey, SignedCheckpoint, checkpoint_path};
 use super::files::Disk;
 use super::progress::Progress;
 use super::tree::{StoredHashes, TreeHead};
-use crate::causes;
 
 /// Why there is no new checkpoint.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +70,7 @@ impl Signer {
             let signed = self.publish(request.head);
             match &signed {
                 Ok(signed) => debug!(size = signed.size, "signed a checkpoint of the issuance log"),
-                Err(error) => error!(error = causes(error), "no checkpoint of the issuance log"),
+                Err(error) => error!(error = with_causes(error), "no checkpoint of the issuance log"),
             }
             if let Some(reply) = request.reply {
                 // Whoever asked may have gone.

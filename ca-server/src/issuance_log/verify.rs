@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use serde::Serialize;
+use signet_certs::digest::hex;
 use tlog_tiles::HASH_SIZE;
 
 use super::checkpoint::{CheckpointError, LogVerifier, SignedCheckpoint, checkpoint_path};
 use super::cursor::Cursor;
-use super::record::{EntryBody, Record, RecordError, hex, hex_bytes, rfc3339};
+use super::record::{EntryBody, Record, RecordError, hex_bytes, rfc3339};
 use super::segments::SegmentError;
 use super::tail;
 use super::tree::{Frontier, hashes_path, records_covered};

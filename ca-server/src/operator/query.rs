@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use signet_certs::clock::rfc3339;
+use signet_certs::duration;
 use signet_certs::serial::Serial;
-use signet_settings::duration;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 

@@ -166,7 +166,7 @@ pub(super) fn verified(report: &Value, out: &mut dyn Write) -> io::Result<()> {
     match report["unfinished_bytes"].as_u64() {
         None | Some(0) => {}
         Some(bytes) => {
-            rows.push(("unfinished", format!("{bytes} bytes of a batch that nobody was answered for")))
+            rows.push(("unfinished", format!("{bytes} bytes of a batch that nobody was answered for")));
         }
     }
     facts(out, &rows)

@@ -16,6 +16,10 @@ use super::{Batch, Row, Store, StoreError, Table};
 /// working set is the right edge of a few indexes.
 const CACHE_BYTES: u64 = 8 << 20;
 
+/// How often sled writes out by itself what nobody asked it to flush, which is only what can be rebuilt or
+/// is stated again. Its own default, twice a second, costs a tenth of the CA's time under load.
+const FLUSH_EVERY_MS: u64 = 5_000;
+
 /// See the module's text.
 pub struct SledStore {
     db: sled::Db,
@@ -33,6 +37,7 @@ impl SledStore {
         let db = sled::Config::new()
             .path(path)
             .cache_capacity(CACHE_BYTES)
+            .flush_every_ms(Some(FLUSH_EVERY_MS))
             .open()
             .map_err(|error| failed(error.into()))?;
         let file = File::open(path.join("db")).map_err(|error| failed(error.into()))?;

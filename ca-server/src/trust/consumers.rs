@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use signet_certs::clock::rfc3339;
+use signet_certs::digest::hex;
 use signet_proto::signet::trust::v1::{Acknowledgement, Holding};
 use thiserror::Error;
 
@@ -138,7 +139,7 @@ impl Consumers {
 fn fact(caller: &Caller, stated: &Acknowledgement, now: SystemTime) -> Fact {
     let root = |root: &signet_proto::signet::trust::v1::HeldRoot| HeldRoot {
         trust_domain: root.trust_domain.chars().take(255).collect(),
-        digest: hex(&root.digest),
+        digest: bounded_hex(&root.digest),
         holding: match root.holding() {
             Holding::Held => "held",
             Holding::NotHeld => "not held",
@@ -154,9 +155,9 @@ fn fact(caller: &Caller, stated: &Acknowledgement, now: SystemTime) -> Fact {
         stated_at: rfc3339(now),
         epoch: stated.epoch,
         sequence: stated.sequence,
-        digest: hex(&stated.digest),
+        digest: bounded_hex(&stated.digest),
         roots: stated.roots.iter().map(root).collect(),
-        serving_serial: hex(&stated.serving_serial),
+        serving_serial: bounded_hex(&stated.serving_serial),
         subscribers: Subscribers {
             connected: subscribers.connected,
             acknowledged: subscribers.acknowledged,
@@ -169,8 +170,8 @@ fn fact(caller: &Caller, stated: &Acknowledgement, now: SystemTime) -> Fact {
 }
 
 /// At most 64 bytes: digests and serials are shorter.
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().take(64).map(|byte| format!("{byte:02x}")).collect()
+fn bounded_hex(bytes: &[u8]) -> String {
+    hex(&bytes[..bytes.len().min(64)])
 }
 
 #[cfg(test)]

@@ -17,7 +17,6 @@ use signet_certs::validity::{BACKDATE, Validity};
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use super::lifetime;
 use super::new_files::{self, NewFile, NewFilesError, PRIVATE, PUBLIC};
 use super::root_folder::{self, RootFolderError};
 use super::text::{colons, lines, shell};
@@ -61,7 +60,7 @@ struct CaOptions {
     #[arg(long, value_name = "NAME", default_value = "Signet", value_parser = attribute)]
     organization: String,
     /// Lifetime in d, h, m or s; an intermediate ends with its root at the latest
-    #[arg(long, value_name = "TIME", default_value = "3650d", value_parser = lifetime::parse)]
+    #[arg(long, value_name = "TIME", default_value = "3650d", value_parser = lifetime)]
     lifetime: Duration,
 }
 
@@ -178,6 +177,16 @@ fn attribute(text: &str) -> Result<String, AttributeError> {
 #[error("expected 1 to {LONGEST_NAME} characters without control characters, found {0}")]
 struct AttributeError(usize);
 
+/// Reads `--lifetime`: whole seconds, at most a hundred years, far from the end of what certificates express.
+fn lifetime(text: &str) -> Result<Duration, String> {
+    const LONGEST: Duration = Duration::from_secs(36_500 * 86_400);
+    match signet_certs::duration::parse(text)? {
+        lifetime if lifetime.subsec_nanos() != 0 => Err("must be whole seconds".to_owned()),
+        lifetime if lifetime > LONGEST => Err("must be at most 36500d".to_owned()),
+        lifetime => Ok(lifetime),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -191,6 +200,14 @@ mod tests {
 
     fn now() -> SystemTime {
         from_unix(1_800_000_000)
+    }
+
+    #[test]
+    fn lifetimes_are_whole_and_bounded() {
+        assert_eq!(lifetime("36500d"), Ok(Duration::from_secs(36_500 * 86_400)));
+        for bad in ["36501d", "0s", "1500ms", "ten years", ""] {
+            assert!(lifetime(bad).is_err(), "{bad}");
+        }
     }
 
     fn options(out: PathBuf, lifetime: Duration) -> CaOptions {

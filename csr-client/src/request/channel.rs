@@ -4,9 +4,9 @@
 //! the file that the bundle began with: then somebody has put a new one there on purpose.
 
 use crate::config::{Ca, CaRoot};
-use crate::random::hex;
 use crate::trust::Trust;
-use signet_certs::chain::{Certificate, CertificateError, sha256};
+use signet_certs::chain::{Certificate, CertificateError};
+use signet_certs::digest::{hex, sha256};
 use signet_certs::pem;
 use signet_certs::spiffe_id::TrustDomain;
 use std::path::PathBuf;

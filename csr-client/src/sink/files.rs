@@ -5,13 +5,13 @@
 //! beside the old chain; a reader that finds them not to fit reads again, and finds the new pair. The
 //! chain comes last, so that whoever waits for a change of it finds everything that belongs to it.
 
-use crate::atomic_file::{self, Staged};
 use crate::identity::{Served, Svid};
-use crate::logging::with_causes;
 use crate::sink::sds::RootDigests;
 use signet_certs::bundle::TrustBundle;
 use signet_certs::serial::Serial;
 use signet_certs::spiffe_id::TrustDomain;
+use signet_service::files::{self as atomic, Staged};
+use signet_service::logging::with_causes;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -54,7 +54,7 @@ pub fn write(
     made.map_err(|source| failed(folder, source))?;
     let stage = |name: &str, content: &str, mode| -> Result<Staged, FilesError> {
         let path = folder.join(name);
-        atomic_file::stage(&path, content.as_bytes(), mode).map_err(|source| failed(&path, source))
+        atomic::stage(&path, content.as_bytes(), mode).map_err(|source| failed(&path, source))
     };
     let roots = roots.to_pem();
     let mut chain = svid.chain_pem();
@@ -69,7 +69,7 @@ pub fn write(
     for file in staged {
         file.commit().map_err(|source| failed(folder, source))?;
     }
-    atomic_file::sync_folder(&folder.join("key.pem")).map_err(|source| failed(folder, source))
+    atomic::sync_folder_of(&folder.join("key.pem")).map_err(|source| failed(folder, source))
 }
 
 /// Keeps the files at what is served, for ever; reports what they hold.

@@ -112,11 +112,13 @@ async fn case_47_a_failed_write_fails_its_caller_and_the_log_goes_on() {
     let home = Home::new();
     let log = home.open();
     append(&log, 0..2).await;
+    let length = fs::metadata(home.segment(0)).unwrap().len();
     for part in [0, 3, 100] {
         home.disk.fail(Operation::Write(part), ".seg");
         let error = log.append(certificate(7)).await.unwrap_err();
         assert!(matches!(&error, AppendError::Write(_)), "{error:?}");
         assert!(std::error::Error::source(&error).is_some());
+        assert_eq!(fs::metadata(home.segment(0)).unwrap().len(), length, "the failed part is cut away");
     }
     assert_eq!(log.append(certificate(2)).await.unwrap(), 2);
     assert_eq!(log.find_serial(&serial(7)).await.unwrap(), None);

@@ -1,10 +1,13 @@
 //! The log of a program: lines of text or JSON on standard error, written by a thread of its own, so that
 //! a slow reader never holds up a request. Lines beyond a bounded backlog are dropped, never waited for.
 
+use std::error::Error;
 use std::io::{self, IsTerminal};
 
 use tracing::Level;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+
+use crate::settings::Values;
 
 /// Lines that may wait to be written.
 const BACKLOG: usize = 16_384;
@@ -20,7 +23,7 @@ pub struct Log {
 
 impl Log {
     /// Reads the settings `log_format` and `log_level`.
-    pub fn of(values: &mut crate::Values) -> Option<Self> {
+    pub fn of(values: &mut Values) -> Option<Self> {
         let json = values.parsed("log_format", |text| match text {
             "text" => Ok(false),
             "json" => Ok(true),
@@ -33,8 +36,11 @@ impl Log {
     }
 }
 
-/// Begins to log. Whoever holds the guard drops it last: that writes what still waits.
-pub fn start(log: Log) -> WorkerGuard {
+/// Holds the log open; drop it last, since that writes what still waits.
+pub struct Logging(#[expect(dead_code, reason = "held for its Drop")] WorkerGuard);
+
+/// Begins to log.
+pub fn start(log: Log) -> Logging {
     let (writer, guard) =
         NonBlockingBuilder::default().buffered_lines_limit(BACKLOG).lossy(true).finish(io::stderr());
     let lines = tracing_subscriber::fmt()
@@ -48,5 +54,17 @@ pub fn start(log: Log) -> WorkerGuard {
     } else {
         tracing::subscriber::set_global_default(lines.finish())
     };
-    guard
+    Logging(guard)
+}
+
+/// An error and its causes on one line: none of our errors prints its cause itself.
+pub fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
 }

@@ -3,11 +3,7 @@
 //!
 //! A program states each setting once, in a table of [`Setting`]s; `--help`, the environment, the file and
 //! the refusal of unknown keys all follow from it. [`Values`] then turns text into types, and gathers
-//! every fault with its key and its place, so that one start shows all that must be mended. [`duration`]
-//! reads what people write for times, [`logging`] sets up the log that both programs have.
-
-pub mod duration;
-pub mod logging;
+//! every fault with its key and its place, so that one start shows all that must be mended.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -9,19 +9,26 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// A file that is complete on disk and does not have its name yet. Dropped, it is removed.
-pub(crate) struct Staged {
+pub struct Staged {
     temporary: Option<PathBuf>,
     target: PathBuf,
 }
 
-/// Writes one file.
-pub(crate) fn write(target: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+/// Writes one file, durably; its folder must exist.
+///
+/// # Errors
+/// The file is as it was before; only a failure of the last step, the sync of the folder, leaves the new
+/// content in place without its being durable.
+pub fn write(target: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     stage(target, content, mode)?.commit()?;
-    sync_folder(target)
+    sync_folder_of(target)
 }
 
 /// Writes and syncs the content beside `target`, with `mode` less the umask.
-pub(crate) fn stage(target: &Path, content: &[u8], mode: u32) -> io::Result<Staged> {
+///
+/// # Errors
+/// Nothing has changed.
+pub fn stage(target: &Path, content: &[u8], mode: u32) -> io::Result<Staged> {
     let mut temporary = target.as_os_str().to_owned();
     temporary.push(".tmp");
     let temporary = PathBuf::from(temporary);
@@ -38,8 +45,11 @@ pub(crate) fn stage(target: &Path, content: &[u8], mode: u32) -> io::Result<Stag
 }
 
 impl Staged {
-    /// Gives the file its name. The folder is not synced yet: see [`sync_folder`].
-    pub(crate) fn commit(mut self) -> io::Result<()> {
+    /// Gives the file its name. The folder is not synced yet: see [`sync_folder_of`].
+    ///
+    /// # Errors
+    /// The old file is still there.
+    pub fn commit(mut self) -> io::Result<()> {
         if let Some(temporary) = &self.temporary {
             std::fs::rename(temporary, &self.target)?;
         }
@@ -57,8 +67,11 @@ impl Drop for Staged {
     }
 }
 
-/// Makes the renames in the folder of `target` durable.
-pub(crate) fn sync_folder(target: &Path) -> io::Result<()> {
+/// Makes the names in the folder of `target` durable.
+///
+/// # Errors
+/// The folder cannot be opened or synced.
+pub fn sync_folder_of(target: &Path) -> io::Result<()> {
     let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty());
     File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }

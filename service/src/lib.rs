@@ -1,0 +1,8 @@
+//! What the two long-running programs share, beside the rules of certificates: where their settings come
+//! from ([`settings`]), how they log ([`logging`]), how they replace files ([`files`]), and the counters that
+//! keep Istio's names ([`counter`]). Nothing here knows what a CA or an agent is.
+
+pub mod counter;
+pub mod files;
+pub mod logging;
+pub mod settings;

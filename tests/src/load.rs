@@ -1,0 +1,95 @@
+//! The load program's measurements: what one certificate costs at the least ([`floor`]), what the real
+//! server makes of it over TLS ([`issuing`]), and what the programs take when idle ([`footprint`]).
+//!
+//! Figures are of this machine at this moment, client and server on the same cores: compare them within one
+//! run only. `make bench` prints them all.
+
+pub mod floor;
+pub mod footprint;
+pub mod issuing;
+mod process;
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use crate::programs::program;
+use crate::token_issuer::{Algorithm, Subject, TokenIssuer};
+
+pub use process::Process;
+
+/// Anything that ends the run.
+pub type Failure = Box<dyn Error + Send + Sync>;
+
+/// Whose tokens the CA under load believes.
+pub const TOKEN_ISSUER: &str = "https://load.example";
+
+/// A folder with everything that a CA needs: root, intermediate, token keys.
+pub struct Stage {
+    folder: tempfile::TempDir,
+    issuer: TokenIssuer,
+}
+
+impl Stage {
+    /// Makes it, with the ceremony program.
+    pub fn new() -> Result<Self, Failure> {
+        let folder = tempfile::tempdir()?;
+        let path = |name: &str| folder.path().join(name);
+        ceremony(&["root-ca", "--out"], &[&path("root")])?;
+        ceremony(
+            &["intermediate", "--name", "load", "--root"],
+            &[&path("root"), Path::new("--out"), &path("ca")],
+        )?;
+        let issuer = TokenIssuer::generate(Algorithm::Rs256)?;
+        std::fs::write(path("jwks.json"), issuer.key_set().to_string())?;
+        Ok(Self { folder, issuer })
+    }
+
+    /// A path in the folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The issuer of tokens.
+    pub fn token_issuer(&self) -> &TokenIssuer {
+        &self.issuer
+    }
+
+    /// A good token of the workload `name`.
+    pub fn token(&self, name: &str) -> Result<String, Failure> {
+        let subject = Subject::new("load", name);
+        let draft = self.issuer.draft(TOKEN_ISSUER, "istio-ca", &subject, SystemTime::now());
+        Ok(self.issuer.sign(&draft)?)
+    }
+
+    /// Starts the CA on free ports and waits until it listens.
+    pub fn start_ca(&self) -> Result<Process, Failure> {
+        let mut command = Command::new(program("ca-server"));
+        command
+            .args(["run", "--trust-domain", "cluster.local", "--token-issuer", TOKEN_ISSUER])
+            .args(["--listen", "127.0.0.1:0", "--monitoring", "127.0.0.1:0", "--log-format", "json"])
+            .arg("--cacerts")
+            .arg(self.path("ca"))
+            .arg("--jwks")
+            .arg(self.path("jwks.json"))
+            .arg("--data")
+            .arg(self.path("data"));
+        Process::start(command, "issuing listening")
+    }
+}
+
+fn ceremony(arguments: &[&str], paths: &[&Path]) -> Result<(), Failure> {
+    let status = Command::new(program("certs"))
+        .args(arguments)
+        .args(paths)
+        .stdout(std::process::Stdio::null())
+        .status()?;
+    if status.success() { Ok(()) } else { Err(format!("certs {arguments:?} failed").into()) }
+}
+
+/// The value at a share of the way from the smallest to the largest.
+pub fn percentile(sorted: &[Duration], share: f64) -> Duration {
+    let last = sorted.len().saturating_sub(1);
+    sorted.get((last as f64 * share).round() as usize).copied().unwrap_or_default()
+}

@@ -1,0 +1,53 @@
+//! What the programs take when nothing happens, and how soon the first certificate comes.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use super::issuing::{Callers, connect, one};
+use super::{Failure, Process, Stage};
+use crate::programs::program;
+
+/// Idle memory and start-up.
+pub struct Footprint {
+    /// From the CA's exec until it listens.
+    pub listens_after: Duration,
+    /// From the CA's exec until a client has a certificate.
+    pub first_certificate_after: Duration,
+    /// Of the CA after that certificate, in bytes.
+    pub ca_memory: u64,
+    /// Of the agent with its certificate, in bytes.
+    pub agent_memory: u64,
+}
+
+/// Starts a CA on an empty data folder, gets a certificate, then starts an agent against it.
+pub async fn measure(stage: &Stage) -> Result<Footprint, Failure> {
+    let callers = Callers::new(stage)?;
+    let began = Instant::now();
+    let ca = stage.start_ca()?;
+    let channel = connect(stage, &ca.address).await?;
+    one(channel, &callers).await?;
+    let first_certificate_after = began.elapsed();
+    let ca_memory = ca.memory()?;
+    let agent = start_agent(stage, &ca.address)?;
+    Ok(Footprint {
+        listens_after: ca.started_in,
+        first_certificate_after,
+        ca_memory,
+        agent_memory: agent.memory()?,
+    })
+}
+
+fn start_agent(stage: &Stage, address: &str) -> Result<Process, Failure> {
+    std::fs::write(stage.path("token"), stage.token("agent")?)?;
+    let mut command = Command::new(program("csr-client"));
+    command
+        .args(["run", "--ca", address, "--trust-domain", "cluster.local", "--namespace", "load"])
+        .args(["--service-account", "agent", "--monitoring", "127.0.0.1:0", "--log-format", "json"])
+        .arg("--ca-root")
+        .arg(stage.path("ca/root-cert.pem"))
+        .arg("--token")
+        .arg(stage.path("token"))
+        .arg("--sds-socket")
+        .arg(stage.path("sds.sock"));
+    Process::start(command, "new certificate")
+}

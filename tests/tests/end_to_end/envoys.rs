@@ -1,0 +1,132 @@
+//! Real Envoys: mutual TLS on certificates from our agents, through renewals, and with a caller whose
+//! certificate came by the wire contract alone. The sidecars' configurations are the demo's.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use signet_certs::key::PrivateKey;
+use signet_tests::harness::agent::Agent;
+use signet_tests::harness::ca::{Ca, done};
+use signet_tests::harness::caller::{Ask, Caller, csr_of};
+use signet_tests::harness::envoy::Envoy;
+use signet_tests::harness::http;
+use signet_tests::harness::openssl::try_openssl;
+use signet_tests::harness::process::Line;
+use signet_tests::harness::site::Site;
+use tokio::time::{Instant, interval};
+
+const STRANGER: &str = include_str!("stranger.yaml");
+
+/// An agent and its Envoy, configured as in the demo, where `ports` are those of others.
+async fn sidecar(site: &Site, ca: &Ca, name: &str, ttl: &str, ports: &[(&str, u16)]) -> (Agent, Envoy) {
+    let socket = format!("{name}/sds.sock");
+    let changes = [("ttl", ttl), ("sds-socket", socket.as_str())];
+    let agent = site.agent(ca.listen, &format!("bookinfo-{name}"), &changes).await;
+    let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/demo/envoy");
+    let mut configuration = std::fs::read_to_string(demo.join(format!("{name}.yaml"))).unwrap();
+    for (port, value) in ports {
+        configuration = configuration.replace(&format!("@{port}@"), &value.to_string());
+    }
+    let own = name.to_uppercase();
+    let configuration =
+        configuration.replace(&format!("@{own}@"), "0").replace(&format!("@{own}_ADMIN@"), "0");
+    (agent, site.envoy(name, &configuration).await)
+}
+
+/// Renewals that an agent has made after its first certificate.
+fn renewals(agent: &Agent) -> usize {
+    let new = |line: &&Line| line.message() == "new certificate";
+    agent.process.log().iter().filter(new).count().saturating_sub(1)
+}
+
+#[tokio::test]
+async fn two_envoys_talk_mutual_tls_and_renewals_cost_no_request() {
+    let site = Site::default();
+    let ca = site.ca(&[]).await;
+    let (reviews_agent, reviews) = sidecar(&site, &ca, "reviews", "4s", &[]).await;
+    let inbound = reviews.listener("inbound").await;
+    let ports = [("REVIEWS", inbound.port())];
+    let (productpage_agent, productpage) = sidecar(&site, &ca, "productpage", "4s", &ports).await;
+    let outbound = productpage.listener("outbound").await;
+
+    // `/` shakes hands for each request, `/kept` stays on connections that are older than the renewals.
+    let mut pace = interval(Duration::from_millis(10));
+    let end = Instant::now() + signet_tests::harness::PATIENCE;
+    let mut requests = 0;
+    while renewals(&reviews_agent).min(renewals(&productpage_agent)) < 2 {
+        for path in ["/", "/kept"] {
+            let (code, body) = http::get(outbound, path);
+            assert_eq!(code, 200, "request {requests} of {path}: {body}");
+            requests += 1;
+        }
+        assert!(Instant::now() < end, "no renewals");
+        pace.tick().await;
+    }
+    assert!(requests > 100, "{requests}");
+    let log = site.read("reviews/access.log");
+    let caller = "spiffe://cluster.local/ns/default/sa/bookinfo-productpage GET / 200";
+    assert!(log.contains(caller), "{log}");
+    let serials: BTreeSet<_> = log.lines().filter_map(|line| line.split("serial=").nth(1)).collect();
+    assert!(serials.len() >= 2, "renewed certificates were used: {serials:?}");
+
+    let mut secret = std::process::Command::new(signet_tests::programs::program("csr-client"));
+    let table =
+        done(secret.args(["secret", "--envoy-admin", &productpage.admin.to_string()]).output().unwrap());
+    for row in ["default", "ROOTCA"] {
+        let line = table.lines().find(|line| line.starts_with(row)).unwrap();
+        assert!(line.contains("ACTIVE") && line.contains("true"), "{table}");
+    }
+
+    // Who has no certificate is refused by TLS itself.
+    let address = inbound.to_string();
+    let nobody = ["s_client", "-connect", &address, "-tls1_2"];
+    assert!(!try_openssl(site.folder(), &nobody).status.success());
+}
+
+/// A request to reviews through an Envoy whose certificate is for `account` and came from a stranger's call.
+async fn stranger(site: &Site, ca: &Ca, account: &str, reviews: SocketAddr) -> (u16, String) {
+    let key = PrivateKey::generate_p256().unwrap();
+    let ask = Ask { csr: csr_of(&key), ..site.ask_for(&site.token(account)) };
+    let answer = Caller::to(site, ca).await.ask(ask).await.unwrap();
+    let folder = site.path(account);
+    std::fs::create_dir(&folder).unwrap();
+    let (roots, chain) = answer.chain.split_last().unwrap();
+    let secret = |name: &str, what: &str| {
+        let kind = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
+        format!("resources: [{{ \"@type\": {kind}, name: {name}, {what} }}]\n")
+    };
+    let file = |name: &str| format!("{{ filename: {account}/{name} }}");
+    let pair = format!("certificate_chain: {}, private_key: {}", file("chain.pem"), file("key.pem"));
+    let default = secret("default", &format!("tls_certificate: {{ {pair} }}"));
+    let trusted = format!("validation_context: {{ trusted_ca: {} }}", file("roots.pem"));
+    for (name, text) in [
+        ("chain.pem", chain.concat()),
+        ("key.pem", key.to_pkcs8_pem().to_string()),
+        ("roots.pem", roots.clone()),
+        ("default.yaml", default),
+        ("ROOTCA.yaml", secret("ROOTCA", &trusted)),
+    ] {
+        std::fs::write(folder.join(name), text).unwrap();
+    }
+    let configuration = STRANGER.replace("@REVIEWS@", &reviews.port().to_string()).replace("@NAME@", account);
+    let envoy = site.envoy(account, &configuration).await;
+    http::get(envoy.listener("outbound").await, "/")
+}
+
+#[tokio::test]
+async fn a_stranger_s_envoy_with_a_certificate_of_ours_gets_in_by_its_identity() {
+    let site = Site::default();
+    let ca = site.ca(&[]).await;
+    let (_agent, reviews) = sidecar(&site, &ca, "reviews", "1h", &[]).await;
+    let inbound = reviews.listener("inbound").await;
+    let (code, body) = stranger(&site, &ca, "bookinfo-productpage", inbound).await;
+    assert_eq!(code, 200, "{body}");
+    let (code, body) = stranger(&site, &ca, "sleep", inbound).await;
+    assert_eq!((code, body.as_str()), (403, "RBAC: access denied"));
+    let log = site.read("reviews/access.log");
+    for expected in ["sa/bookinfo-productpage GET / 200", "sa/sleep GET / 403"] {
+        assert!(log.contains(expected), "{log}");
+    }
+}
