@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 
 pub use self::checkpoint::{CheckpointError, LogKeyError, LogVerifier, SignedCheckpoint, VerifierKeyError};
 pub use self::index::IndexError;
+pub use self::progress::Announced;
 pub use self::proof::{CheckError, Proof, ProveError, check_proof};
 pub use self::read::{Filter, IdentityFilter, Kind, LogReader, Page, ReadError};
 pub use self::record::{ActEntry, CertificateEntry, Entry, EntryBody, EvidenceEntry, Record, RecordError};
@@ -155,6 +156,12 @@ impl IssuanceLog {
         let threads = threads.into_iter().collect::<Result<_, _>>().map_err(failed("start a thread for"))?;
         let reader = LogReader::of_running(dir, log_id, progress.clone());
         Ok(IssuanceLog { commands, progress, index, reader, verifier, threads: Mutex::new(threads) })
+    }
+
+    /// Says that an entry is on its way, so that under load the writer may wait a moment for it rather than
+    /// sync for one. To be dropped before [`append`](IssuanceLog::append) is called, or when nothing comes of it.
+    pub fn announce(&self) -> Announced<'_> {
+        Announced::new(&self.progress)
     }
 
     /// Records an entry, and gives its index once it is durable. If the future is dropped the entry may be

@@ -119,6 +119,7 @@ impl Issuance {
         let grant = policy::decide(&caller, &asked, self.lifetimes)?;
         let issuer = self.issuer.load_full();
 
+        let announced = self.log.announce();
         let turn = self.turns.take(deadline).await?;
         let bounds = Bounds { now, maximum: self.lifetimes.maximum };
         let signer = issuer.clone();
@@ -132,6 +133,7 @@ impl Issuance {
         let (signed, chain, ignored) = self.pool.run(work).await??;
         drop(turn);
 
+        drop(announced);
         let index = self.log.append(Entry::certificate(now, record(&caller, &issuer, &signed, id))).await?;
         Ok(Issued {
             chain,

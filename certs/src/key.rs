@@ -1,16 +1,17 @@
 //! Keys: what kinds are known, how a private key is read, kept, and used to sign.
 //!
 //! This module alone decides which library does what: ring for everything it does well, aws-lc-rs for
-//! RSA signatures (a third of ring's time at 4096 bits). A private key never prints.
+//! RSA signatures (a third of ring's time at 4096 bits) and for RSA keys that are kept to verify with. A private key never prints.
 
 use std::fmt;
 
+use aws_lc_rs::signature::ParsedPublicKey;
 use ring::rand::SystemRandom;
 use ring::signature::{self as ring_signature, EcdsaKeyPair, Ed25519KeyPair, KeyPair, VerificationAlgorithm};
 use thiserror::Error;
 use x509_parser::asn1_rs::{Oid, Tag};
 use x509_parser::prelude::FromDer;
-use x509_parser::public_key::PublicKey as ParsedPublicKey;
+use x509_parser::public_key::PublicKey;
 use x509_parser::x509::{AlgorithmIdentifier, SubjectPublicKeyInfo};
 use zeroize::Zeroizing;
 
@@ -98,7 +99,7 @@ impl KeyKind {
         }
         let kind = match info.algorithm.algorithm.as_bytes() {
             OID_RSA => match info.parsed().map_err(unreadable)? {
-                ParsedPublicKey::RSA(rsa) => judge_rsa(rsa.modulus, rsa.exponent)?,
+                PublicKey::RSA(rsa) => judge_rsa(rsa.modulus, rsa.exponent)?,
                 _ => return Err(KeyError::Kind("an unreadable public key".to_owned())),
             },
             OID_EC => {
@@ -220,6 +221,41 @@ pub(crate) fn verify(
     algorithm.verifier(kind).is_some_and(|verifier| {
         ring_signature::UnparsedPublicKey::new(verifier, public_key).verify(message, signature).is_ok()
     })
+}
+
+/// An RSA public key that was read once, for whoever verifies with it again and again: ring would read it
+/// anew each time, which takes as long as verifying.
+pub struct RsaPublicKey([ParsedPublicKey; 3]);
+
+impl RsaPublicKey {
+    /// From modulus and exponent, both big-endian; nothing if they are no key of 2048 to 8192 bits.
+    pub fn new(modulus: &[u8], exponent: &[u8]) -> Option<Self> {
+        use aws_lc_rs::signature as rsa;
+        let der = der::sequence(&[&der::unsigned(modulus), &der::unsigned(exponent)]);
+        let parsed = |algorithm| ParsedPublicKey::new(algorithm, &der).ok();
+        Some(Self([
+            parsed(&rsa::RSA_PKCS1_2048_8192_SHA256)?,
+            parsed(&rsa::RSA_PKCS1_2048_8192_SHA384)?,
+            parsed(&rsa::RSA_PKCS1_2048_8192_SHA512)?,
+        ]))
+    }
+
+    /// Whether this is its RSASSA-PKCS1-v1_5 signature with SHA-256, SHA-384 or SHA-512, by the number of bits.
+    pub fn verify(&self, hash_bits: u16, message: &[u8], signature: &[u8]) -> bool {
+        let key = match hash_bits {
+            256 => &self.0[0],
+            384 => &self.0[1],
+            512 => &self.0[2],
+            _ => return false,
+        };
+        key.verify_sig(message, signature).is_ok()
+    }
+}
+
+impl fmt::Debug for RsaPublicKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RsaPublicKey")
+    }
 }
 
 enum Inner {

@@ -2,7 +2,7 @@
 //! a slow reader never holds up a request. Lines beyond a bounded backlog are dropped, never waited for.
 
 use std::error::Error;
-use std::io::{self, IsTerminal};
+use std::io::{self, BufWriter, IsTerminal};
 
 use tracing::Level;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
@@ -39,10 +39,12 @@ impl Log {
 /// Holds the log open; drop it last, since that writes what still waits.
 pub struct Logging(#[expect(dead_code, reason = "held for its Drop")] WorkerGuard);
 
-/// Begins to log.
+/// Begins to log. What waits together is written together.
 pub fn start(log: Log) -> Logging {
-    let (writer, guard) =
-        NonBlockingBuilder::default().buffered_lines_limit(BACKLOG).lossy(true).finish(io::stderr());
+    let (writer, guard) = NonBlockingBuilder::default()
+        .buffered_lines_limit(BACKLOG)
+        .lossy(true)
+        .finish(BufWriter::new(io::stderr()));
     let lines = tracing_subscriber::fmt()
         .with_max_level(log.level)
         .with_writer(writer)

@@ -9,12 +9,10 @@ use std::fmt;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::error::Unspecified;
-use ring::signature::{
-    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256,
-    RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, RsaPublicKeyComponents, UnparsedPublicKey,
-};
+use ring::signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, UnparsedPublicKey};
 use serde::Deserialize;
 use serde_json::Value;
+use signet_certs::key::RsaPublicKey;
 
 use super::error::{AttestationError, shown};
 use super::token::{Algorithm, Jws, Object};
@@ -39,7 +37,7 @@ pub(super) struct Key {
 
 #[derive(Debug)]
 enum Material {
-    Rsa(RsaPublicKeyComponents<Vec<u8>>),
+    Rsa(RsaPublicKey),
     P256(UnparsedPublicKey<Vec<u8>>),
     P384(UnparsedPublicKey<Vec<u8>>),
     Ed25519(UnparsedPublicKey<Vec<u8>>),
@@ -181,7 +179,7 @@ impl Key {
             return Err("its key_ops have no verify".to_owned());
         }
         let material = match (raw.kty.as_str(), raw.crv.as_deref()) {
-            ("RSA", _) => Material::rsa(number("n", raw.n)?, number("e", raw.e)?)?,
+            ("RSA", _) => Material::rsa(&number("n", raw.n)?, &number("e", raw.e)?)?,
             ("EC", Some("P-256")) => {
                 Material::P256(UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point(raw.x, raw.y, 32)?))
             }
@@ -219,12 +217,12 @@ impl Key {
         }
         Some(match &self.material {
             Material::Rsa(key) => {
-                let parameters = match algorithm {
-                    Algorithm::Rs384 => &RSA_PKCS1_2048_8192_SHA384,
-                    Algorithm::Rs512 => &RSA_PKCS1_2048_8192_SHA512,
-                    _ => &RSA_PKCS1_2048_8192_SHA256,
+                let hash_bits = match algorithm {
+                    Algorithm::Rs384 => 384,
+                    Algorithm::Rs512 => 512,
+                    _ => 256,
                 };
-                key.verify(parameters, input, signature)
+                if key.verify(hash_bits, input, signature) { Ok(()) } else { Err(Unspecified) }
             }
             Material::P256(key) | Material::P384(key) | Material::Ed25519(key) => {
                 key.verify(input, signature)
@@ -234,7 +232,7 @@ impl Key {
 }
 
 impl Material {
-    fn rsa(n: Vec<u8>, e: Vec<u8>) -> Result<Material, String> {
+    fn rsa(n: &[u8], e: &[u8]) -> Result<Material, String> {
         let bits = n.len() * 8 - n.first().map_or(0, |first| first.leading_zeros() as usize);
         if !(2048..=8192).contains(&bits) {
             return Err(format!("expected an RSA modulus of 2048 to 8192 bits, found {bits}"));
@@ -243,7 +241,7 @@ impl Material {
         if !(3..=4).contains(&e.len()) || e.last().is_some_and(|last| last % 2 == 0) {
             return Err("expected an odd RSA exponent of at least 65537 and at most 32 bits".to_owned());
         }
-        Ok(Material::Rsa(RsaPublicKeyComponents { n, e }))
+        RsaPublicKey::new(n, e).map(Material::Rsa).ok_or_else(|| "it is no RSA key".to_owned())
     }
 
     fn fits(&self, algorithm: Algorithm) -> bool {

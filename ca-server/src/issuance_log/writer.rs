@@ -2,7 +2,8 @@
 //!
 //! It takes what waits, gives each entry its index, writes all of it with one write, syncs once, and only
 //! then answers. While it syncs, the next batch gathers: batches grow with the load, and an idle log answers
-//! after one sync. What the disk may do wrong is handled here and nowhere else: a write that fails is cut
+//! after one sync. Where many more entries are announced it waits for them for a moment, because a sync costs
+//! as much for one as for many. What the disk may do wrong is handled here and nowhere else: a write that fails is cut
 //! away and the log goes on; after a sync or a cut that failed nobody knows what the disk holds, so the log
 //! is poisoned until a restart reads it again.
 
@@ -26,6 +27,13 @@ use super::tree::Tree;
 /// A batch is closed when it has this many bytes, however much still waits: it bounds what one failure takes
 /// along, and the memory for it.
 const MAX_BATCH: usize = 1 << 20;
+
+/// A batch waits for more only while at least so many entries are announced: below, waiting would cost those
+/// who wait more than it saves.
+const COMPANY: u64 = 8;
+
+/// And no longer than this.
+const LINGER: Duration = Duration::from_millis(1);
 
 /// Why an entry was not recorded. Whatever it was for must not leave the CA.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -120,6 +128,7 @@ impl Writer {
     }
 
     fn gather(&self, first: Command, commands: &Receiver<Command>) -> Batch {
+        let until = Instant::now() + LINGER;
         let mut batch = Batch::default();
         let mut next = Some(first);
         while let Some(command) = next {
@@ -131,9 +140,18 @@ impl Writer {
                 Command::Stop => batch.stop = true,
             }
             let full = batch.stop || batch.frames.len() >= MAX_BATCH;
-            next = if full { None } else { commands.try_recv().ok() };
+            next = if full { None } else { self.next(commands, until) };
         }
         batch
+    }
+
+    /// What waits; or, where many more are on their way, what comes until then.
+    fn next(&self, commands: &Receiver<Command>, until: Instant) -> Option<Command> {
+        commands.try_recv().ok().or_else(|| {
+            let left = until.saturating_duration_since(Instant::now());
+            let lingers = self.progress.announced() >= COMPANY && !left.is_zero();
+            if lingers { commands.recv_timeout(left).ok() } else { None }
+        })
     }
 
     fn encode(&self, entry: Entry, reply: oneshot::Sender<Result<u64, AppendError>>, batch: &mut Batch) {

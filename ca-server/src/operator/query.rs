@@ -70,7 +70,11 @@ impl RecordQuery {
     /// With times that were given as "so long ago" made absolute, so that every page means the same.
     pub fn resolved(mut self, now: SystemTime) -> Result<Self, String> {
         for time in [&mut self.since, &mut self.until].into_iter().flatten() {
-            *time = rfc3339(moment(time, now)?);
+            let absolute = moment(time, now)?;
+            // A moment that was given stays as exact as it was given.
+            if duration::parse(time).is_ok() {
+                *time = rfc3339(absolute);
+            }
         }
         self.filter().map(|_| self)
     }

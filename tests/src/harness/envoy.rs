@@ -28,6 +28,7 @@ impl Site {
         let mut command = Command::new(tool("envoy", "bin/envoy"));
         command.current_dir(self.folder()).arg("-c").arg(&file).arg("--admin-address-path").arg(&admin);
         command.args(["--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"]);
+        command.args(["--file-flush-interval-msec", "50"]);
         let process = Process::start(&format!("envoy of {name}"), command);
         let address = async || std::fs::read_to_string(&admin).ok()?.trim().parse().ok();
         let admin = eventually("an admin port", address).await;

@@ -90,3 +90,38 @@ async fn a_sidecar_that_took_only_its_certificate_or_went_away_cannot_be_told() 
     drop(gone);
     fact(&ca, "reviews", "it went away", |fact| holding(fact) == "unknown").await;
 }
+
+#[tokio::test]
+async fn case_40_a_root_that_is_added_reaches_sidecars_and_is_acknowledged() {
+    let site = Site::default();
+    let ca = site.ca(&[]).await;
+    let listen = ca.listen.to_string();
+    let agent = site.agent(ca.listen, "sleep", &[]).await;
+    let (mut roots, push) = subscribe(&agent, "one", "ROOTCA").await;
+    roots.ack(&push);
+    let (mut chain, push) = subscribe(&agent, "one", "default").await;
+    chain.ack(&push);
+    let serial = push.serial();
+    let before = fact(&ca, "sleep", "one root is held", |fact| holding(fact) == "held").await;
+    ca.process.terminated().await;
+
+    site.certs(&["root-ca", "--out", "second"]);
+    let both = site.read("root/root-cert.pem") + &site.read("second/root-cert.pem");
+    std::fs::write(site.path("cacerts/root-cert.pem"), both).unwrap();
+    let ca = site.ca(&[("listen", &listen)]).await;
+    let push = roots.next().await.unwrap();
+    assert_eq!(push.certificates().len(), 2);
+    let known = fact(&ca, "sleep", "the new root came", |fact| fact["roots"].as_array().unwrap().len() == 2);
+    let known = known.await;
+    assert!(known["sequence"].as_u64() > before["sequence"].as_u64(), "{known}");
+    let held = |fact: &Value, holdings: [&str; 2]| {
+        let roots = fact["roots"].as_array().unwrap();
+        let mut found: Vec<_> = roots.iter().map(|root| root["holding"].as_str().unwrap()).collect();
+        found.sort_unstable();
+        found == holdings
+    };
+    fact(&ca, "sleep", "and is not held yet", |fact| held(fact, ["held", "not held"])).await;
+    roots.ack(&push);
+    let known = fact(&ca, "sleep", "until it is", |fact| held(fact, ["held", "held"])).await;
+    assert_eq!(known["serving_serial"], serial, "new roots need no new certificate");
+}

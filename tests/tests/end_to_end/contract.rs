@@ -124,13 +124,14 @@ async fn metadata_of_istio_s_agents_is_understood_and_the_rest_ignored() {
         vec![("CertSigner", text(""))],
         vec![("CertSigner", text("kubernetes.io/kubelet-serving"))],
         vec![("ImpersonatedIdentity", text(IDENTITY))],
+        vec![("ImpersonatedIdentity", text(""))],
         vec![("Unknown", Kind::NumberValue(1.0)), ("More", Kind::BoolValue(true))],
     ] {
         let answer = caller.ask(Ask { metadata: metadata.clone(), ..site.ask() }).await;
         let answer = answer.unwrap_or_else(|status| panic!("{metadata:?}: {status}"));
         assert_eq!(answer.leaf().facts().uris, [IDENTITY]);
     }
-    for other in [text("spiffe://cluster.local/ns/default/sa/admin"), text(""), Kind::BoolValue(true)] {
+    for other in [text("spiffe://cluster.local/ns/default/sa/admin"), text("sleep"), Kind::BoolValue(true)] {
         let metadata = vec![("ImpersonatedIdentity", other)];
         let status = caller.ask(Ask { metadata, ..site.ask() }).await.unwrap_err();
         assert_eq!((status.code(), reason(&status).as_str()), (Code::Unauthenticated, "IMPERSONATION"));

@@ -2,9 +2,13 @@
 
 use signet_certs::clock::to_unix;
 use signet_tests::harness::caller::{Answer, Ask, Caller, reason};
+use signet_tests::harness::http;
 use signet_tests::harness::site::Site;
-use signet_tests::harness::unix_now;
+use signet_tests::harness::{eventually, unix_now};
 use tonic::{Code, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt;
 
 const BACKDATE: i64 = 120;
@@ -68,7 +72,7 @@ async fn case_24_no_leaf_outlives_a_certificate_of_its_chain() {
 
 #[tokio::test]
 async fn case_24_an_ended_issuer_signs_nothing_and_is_not_ready() {
-    let site = Site::with_intermediate_for("4s");
+    let site = Site::with_intermediate_for("6s");
     let ca = site.ca(&[]).await;
     let caller = Caller::to(&site, &ca).await;
     // Connected before the end, so that no handshake stands in the way.
@@ -78,13 +82,17 @@ async fn case_24_an_ended_issuer_signs_nothing_and_is_not_ready() {
     let status = ask(&site, &caller, 3600).await.unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::Internal, "ISSUER_ENDED"));
     assert_eq!(status.message(), "CSR signing error (the CA cannot sign now)");
-    let (code, body) = signet_tests::harness::http::get(ca.monitoring, "/ready");
+    let (code, body) = http::get(ca.monitoring, "/ready");
     assert_eq!(code, 503, "{body}");
-    assert_eq!(signet_tests::harness::http::get(ca.monitoring, "/live").0, 200);
-    let (code, stdout) = {
-        let output = ca.operator(&["status"]);
-        (output.status.code(), String::from_utf8(output.stdout).unwrap())
-    };
-    assert_eq!(code, Some(1), "{stdout}");
-    assert!(stdout.contains("NO: the issuer's chain"), "{stdout}");
+    assert_eq!(http::get(ca.monitoring, "/live").0, 200);
+    let output = ca.operator(&["status"]);
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{table}");
+    assert!(table.contains("NO: the issuer's chain"), "{table}");
+    let health = HealthClient::new(caller.channel());
+    eventually("gRPC's health service says so too", async || {
+        let answer = health.clone().check(HealthCheckRequest::default()).await.unwrap();
+        (answer.into_inner().status() == ServingStatus::NotServing).then_some(())
+    })
+    .await;
 }

@@ -140,15 +140,12 @@ async fn sigterm_drains_and_leaves_nothing_behind() {
     let site = Site::default();
     let ca = site.ca(&[]).await;
     let caller = Caller::to(&site, &ca).await;
-    // The largest key that is taken makes many of these wait for their turn when the signal comes.
     let asks = std::iter::repeat_with(|| {
-        tokio::spawn({
-            let (caller, ask) = (caller.clone(), site.ask());
-            async move { caller.ask(ask).await }
-        })
+        let (caller, ask) = (caller.clone(), site.ask());
+        tokio::spawn(async move { caller.ask(ask).await })
     });
     let asks: Vec<_> = asks.take(200).collect();
-    // All are in flight once the first is answered: they travel on one connection.
+    // Many others are in flight then.
     ca.process.message("certificate issued").await;
     let admin = ca.admin.clone();
     let (status, log) = ca.process.terminated().await;
