@@ -8,7 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use signet_certs::bundle::{Bundles, TrustBundle};
@@ -51,8 +51,10 @@ const MAX_HEADERS: u32 = 32 * 1024;
 /// Requests at once on one connection.
 const MAX_STREAMS: u32 = 1024;
 /// Connections end after this time, so that clients see new serving certificates.
-const CONNECTION_AGE: std::time::Duration = std::time::Duration::from_secs(30 * 60);
-const KEEPALIVE: std::time::Duration = std::time::Duration::from_secs(30);
+const CONNECTION_AGE: Duration = Duration::from_secs(30 * 60);
+const KEEPALIVE: Duration = Duration::from_secs(30);
+/// How often gRPC's health is told; each look writes and syncs a small file.
+const HEALTH_EVERY: Duration = Duration::from_secs(5);
 
 /// Why the server did not start, or ended.
 #[derive(Debug, Error)]
@@ -338,9 +340,9 @@ async fn refresh_keys(running: Arc<Running>) {
     running.issuance.attestation.refresh_forever().await;
 }
 
-/// Tells gRPC's health service what readiness says, once a second.
+/// Tells gRPC's health service what readiness says, every few seconds.
 async fn report_health(running: Arc<Running>, reporter: tonic_health::server::HealthReporter) {
-    let mut ticks = tokio::time::interval(std::time::Duration::from_secs(1));
+    let mut ticks = tokio::time::interval(HEALTH_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;

@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_at_the_limit_pass_and_one_more_does_not() {
+    fn case_22_lengths_at_the_limit_pass_and_one_more_does_not() {
         assert!(TrustDomain::parse(&"a".repeat(255)).is_ok());
         assert!(TrustDomain::parse(&"a".repeat(256)).is_err());
         let td = TrustDomain::parse("td").unwrap();

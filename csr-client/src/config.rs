@@ -296,6 +296,20 @@ mod tests {
     }
 
     #[test]
+    fn the_sample_has_every_key_and_loads() {
+        let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/config/agent.toml");
+        let flag = format!("--config={sample}");
+        load_from(&[&flag], &[]).unwrap();
+        let text = std::fs::read_to_string(sample).unwrap();
+        for setting in arguments() {
+            let key = setting.get_id().as_str();
+            let stands =
+                text.lines().any(|line| line.trim_start_matches("# ").starts_with(&format!("{key} = ")));
+            assert!(key == "config" || stands, "{key} is not in agent.toml");
+        }
+    }
+
+    #[test]
     fn all_faults_come_at_once_each_with_key_and_place() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("agent.toml");

@@ -38,10 +38,17 @@ enum WatchError {
     Connect(#[from] ConnectError),
     #[error("the CA did not answer in time")]
     Deadline,
-    #[error("the stream ended")]
-    Stream(#[from] Status),
+    // Said in short: a status and its sources, printed whole, bury this under the transport's details.
+    #[error("the stream broke off ({:?}: {})", .0.code(), .0.message())]
+    Stream(Status),
     #[error("what the CA said was dropped")]
     Trust(#[from] TrustError),
+}
+
+impl From<Status> for WatchError {
+    fn from(status: Status) -> Self {
+        Self::Stream(status)
+    }
 }
 
 /// Everything that the watch connects.

@@ -1,12 +1,18 @@
 //! What operators and their machines look at: the admin socket, metrics, health, and how a server ends.
 
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
+use std::sync::mpsc;
 
+use rustix::process::Signal;
 use signet_certs::clock::to_unix;
-use signet_tests::harness::ca::{done, failed};
+use signet_tests::harness::ca::{done, failed, records};
 use signet_tests::harness::caller::{Ask, Caller};
+use signet_tests::harness::eventually;
 use signet_tests::harness::http::{self, metric};
-use signet_tests::harness::site::Site;
+use signet_tests::harness::site::{Site, token_issuer};
+use tokio::sync::oneshot;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -135,28 +141,47 @@ async fn health_is_told_over_http_and_grpc() {
     }
 }
 
-#[tokio::test]
-async fn sigterm_drains_and_leaves_nothing_behind() {
-    let site = Site::default();
-    let ca = site.ca(&[]).await;
-    let caller = Caller::to(&site, &ca).await;
-    let asks = std::iter::repeat_with(|| {
-        let (caller, ask) = (caller.clone(), site.ask());
-        tokio::spawn(async move { caller.ask(ask).await })
+/// Key sets over HTTP: tells when it is asked, and answers when it is told to.
+fn slow_keys() -> (SocketAddr, oneshot::Receiver<()>, mpsc::Sender<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (asked, was_asked) = oneshot::channel();
+    let (go, told) = mpsc::channel();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        asked.send(()).unwrap();
+        // A test that fails drops the sender: then nobody waits for the answer.
+        if told.recv().is_ok() {
+            let keys = token_issuer().key_set().to_string();
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close";
+            write!(stream, "{head}\r\ncontent-length: {}\r\n\r\n{keys}", keys.len()).unwrap();
+        }
     });
-    let asks: Vec<_> = asks.take(200).collect();
-    // Many others are in flight then.
-    ca.process.message("certificate issued").await;
+    (address, was_asked, go)
+}
+
+#[tokio::test]
+async fn sigterm_waits_for_a_request_in_flight_and_leaves_nothing_behind() {
+    let site = Site::default();
+    let (keys, was_asked, go) = slow_keys();
+    let ca = site.ca(&[("jwks", &format!("http://{keys}/keys"))]).await;
+    let caller = Caller::to(&site, &ca).await;
+    was_asked.await.unwrap();
+    let request = tokio::spawn({
+        let (caller, ask) = (caller.clone(), site.ask());
+        async move { caller.ask(ask).await }
+    });
+    let in_flight = async || metric(ca.monitoring, "signet_in_flight").filter(|count| *count == 1.0);
+    eventually("the request is in flight, waiting for keys", in_flight).await;
+    ca.process.signal(Signal::TERM);
+    ca.process.message("draining").await;
+    go.send(()).unwrap();
+    let answer = request.await.unwrap().unwrap();
     let admin = ca.admin.clone();
-    let (status, log) = ca.process.terminated().await;
+    let (status, _) = ca.process.ended().await;
     assert_eq!(status.code(), Some(0));
-    assert!(log.iter().any(|line| line.message() == "draining"));
     assert!(!admin.exists(), "a socket file that stays would look like a server");
-    let issued = log.iter().filter(|line| line.message() == "certificate issued").count();
-    let mut answered = 0;
-    for ask in asks {
-        answered += usize::from(ask.await.unwrap().is_ok());
-    }
-    assert_eq!(answered, issued, "whatever was issued was answered");
+    let listed = site.operator(&["log", "list", "-o", "json", "--profile", "workload", "--data", "data"]);
+    assert_eq!(records(listed)[0]["serial"], answer.serial());
     done(site.operator(&["log", "verify", "--data", "data"]));
 }
