@@ -126,7 +126,9 @@ impl Watch {
                     let trust = Trust::read(message, self.holder.trust_domain(), &first_contact)?;
                     *established = true;
                     self.metrics.watching(true);
-                    tracing::info!(version = ?trust.version, "the CA states its trust");
+                    let version = trust.version.map(|version| (version.epoch, version.sequence));
+                    let (epoch, sequence) = version.unwrap_or_default();
+                    tracing::info!(epoch, sequence, "the CA states its trust");
                     self.holder.take_trust(trust);
                 }
                 place = statements.reserve(), if news => {
