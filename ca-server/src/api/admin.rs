@@ -30,6 +30,10 @@ use crate::app::Running;
 use crate::authority::state;
 use crate::issuance_log::{Page, ProveError};
 use crate::operator::query::RecordQuery;
+use crate::trust::consumers::Fact;
+
+/// Consumers in one answer.
+const MAX_FACTS: usize = 100_000;
 
 /// Who is at the other end, as the kernel says.
 #[derive(Debug, Clone, Copy)]
@@ -138,6 +142,16 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     tokio::task::spawn_blocking(work).await.map_err(|error| internal(&error))
 }
 
+async fn rows(running: &Running) -> Result<Vec<state::Row>, Response> {
+    let store = running.store.clone();
+    blocking(move || state::list(store.as_ref())).await?.map_err(|error| internal(&error))
+}
+
+async fn facts(running: &Running) -> Result<Vec<Fact>, Response> {
+    let consumers = running.consumers.clone();
+    blocking(move || consumers.list(MAX_FACTS)).await?.map_err(|error| internal(&error))
+}
+
 async fn status(State(running): State<Arc<Running>>) -> Response {
     let ready = running.health.check(&running).await;
     let now = SystemTime::now();
@@ -155,9 +169,9 @@ async fn status(State(running): State<Arc<Running>>) -> Response {
     let trust = running.publisher.current();
     let log = running.issuance.log.stats();
     let keys = running.issuance.attestation.key_sets();
-    let consumers = match running.consumers.list(100_000) {
+    let consumers = match facts(&running).await {
         Ok(facts) => facts.len(),
-        Err(error) => return internal(&error),
+        Err(response) => return response,
     };
     Json(json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -208,16 +222,16 @@ async fn status(State(running): State<Arc<Running>>) -> Response {
 }
 
 async fn authorities(State(running): State<Arc<Running>>) -> Response {
-    match state::list(running.store.as_ref()) {
+    match rows(&running).await {
         Ok(rows) => Json(rows).into_response(),
-        Err(error) => internal(&error),
+        Err(response) => response,
     }
 }
 
 async fn authority(State(running): State<Arc<Running>>, UrlPath(id): UrlPath<String>) -> Response {
-    let rows = match state::list(running.store.as_ref()) {
+    let rows = match rows(&running).await {
         Ok(rows) => rows,
-        Err(error) => return internal(&error),
+        Err(response) => return response,
     };
     let mut found: Vec<_> = rows.into_iter().filter(|row| row.id.starts_with(&id)).collect();
     match (found.pop(), found.len()) {
@@ -230,9 +244,9 @@ async fn authority(State(running): State<Arc<Running>>, UrlPath(id): UrlPath<Str
 }
 
 async fn consumers(State(running): State<Arc<Running>>) -> Response {
-    match running.consumers.list(100_000) {
+    match facts(&running).await {
         Ok(facts) => Json(facts).into_response(),
-        Err(error) => internal(&error),
+        Err(response) => response,
     }
 }
 
