@@ -155,17 +155,18 @@ fn names_are(meant: &Names, found: &[GeneralName<'_>]) -> bool {
     match meant {
         Names::SpiffeId(id) => matches!(found, [GeneralName::URI(uri)] if *uri == id.as_str()),
         Names::Hosts { dns, ip } => {
-            let mut meant = dns.len() + ip.len();
-            let known = found.iter().all(|name| match name {
-                GeneralName::DNSName(host) => dns.iter().any(|name| name == host),
-                GeneralName::IPAddress(bytes) => ip.iter().any(|address| match address {
-                    IpAddr::V4(v4) => v4.octets() == *bytes,
-                    IpAddr::V6(v6) => v6.octets() == *bytes,
-                }),
+            // In the order in which they are encoded, so that none is missing behind one that stands twice.
+            let (hosts, addresses) = found.split_at(dns.len().min(found.len()));
+            let host = |(name, meant): (&GeneralName<'_>, &String)| matches!(name, GeneralName::DNSName(host) if *host == meant);
+            let address = |(name, meant): (&GeneralName<'_>, &IpAddr)| match (name, meant) {
+                (GeneralName::IPAddress(bytes), IpAddr::V4(v4)) => v4.octets() == *bytes,
+                (GeneralName::IPAddress(bytes), IpAddr::V6(v6)) => v6.octets() == *bytes,
                 _ => false,
-            });
-            meant = meant.saturating_sub(found.len());
-            known && meant == 0 && !found.is_empty()
+            };
+            !found.is_empty()
+                && (hosts.len(), addresses.len()) == (dns.len(), ip.len())
+                && hosts.iter().zip(dns).all(host)
+                && addresses.iter().zip(ip).all(address)
         }
         Names::Subject(_) => false,
     }
@@ -267,6 +268,18 @@ mod tests {
             assert_eq!(check_encoding(&meant, &bytes), Err(CheckError::Field(field)));
         }
         assert_eq!(check_encoding(&meant, &[1, 2, 3]), Err(CheckError::Encoding));
+    }
+
+    #[test]
+    fn a_host_that_stands_twice_does_not_hide_one_that_is_missing() {
+        let hosts = |dns: &[&str]| Names::Hosts {
+            dns: dns.iter().map(|name| (*name).to_owned()).collect(),
+            ip: vec!["127.0.0.1".parse().unwrap()],
+        };
+        let serving = Template { profile: Profile::Serving, names: hosts(&["a", "b"]), ..good() };
+        assert_eq!(judge(&serving), Ok(()));
+        let twice = Template { names: hosts(&["a", "a"]), ..serving.clone() }.encode().unwrap();
+        assert_eq!(check_encoding(&serving, &twice), Err(CheckError::Field("subjectAltName")));
     }
 
     #[test]
