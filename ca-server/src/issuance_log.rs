@@ -1,15 +1,15 @@
 //! The issuance log: what the CA signed, recorded before anybody is answered, so that it can be proven later
 //! that nothing else was.
 //!
-//! Records (`record`) go to append-only segment files (`segments`, `cursor`) through one thread (`writer`), which
-//! answers after a sync. Over them grows a Merkle tree (`tree`), whose root the log's own key signs now and
+//! Records (`record`) go to append-only segment files (`segments`, `cursor`) through one thread (`queue`,
+//! `writer`), which answers after a sync. Over them grows a Merkle tree (`tree`), whose root the log's own key signs now and
 //! then (`checkpoint`, `signer`). `index` answers lookups, `read` and `verify` read back, `proof` convinces
 //! others. Opening, and what a crash may leave behind, is in `recover` and `tail`.
 //!
 //! Start with [`IssuanceLog::append`], then read `writer`.
 
 use std::path::Path;
-use std::sync::mpsc::{self, SyncSender, TrySendError};
+use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
@@ -18,8 +18,8 @@ use tokio::sync::oneshot;
 
 pub use self::checkpoint::{CheckpointError, LogKeyError, LogVerifier, SignedCheckpoint, VerifierKeyError};
 pub use self::index::IndexError;
-pub use self::progress::Announced;
 pub use self::proof::{CheckError, Proof, ProveError, check_proof};
+pub use self::queue::Announced;
 pub use self::read::{Filter, IdentityFilter, Kind, LogReader, Page, ReadError};
 pub use self::record::{ActEntry, CertificateEntry, Entry, EntryBody, EvidenceEntry, Record, RecordError};
 pub use self::recover::OpenError;
@@ -31,6 +31,7 @@ pub use self::writer::AppendError;
 use self::files::{Disk, LocalDisk};
 use self::index::Index;
 use self::progress::Progress;
+use self::queue::{Queue, Refusal};
 use self::signer::Signer;
 use self::writer::{Command, Writer};
 use crate::data_folder::DataFolder;
@@ -42,6 +43,7 @@ mod files;
 mod index;
 mod progress;
 mod proof;
+mod queue;
 mod read;
 pub mod record;
 mod recover;
@@ -93,7 +95,7 @@ pub struct Stats {
 
 /// A log that is open for appending. Dropping it stops its threads after what they are doing.
 pub struct IssuanceLog {
-    commands: SyncSender<Command>,
+    queue: Arc<Queue>,
     progress: Arc<Progress>,
     index: Index,
     reader: LogReader,
@@ -132,7 +134,7 @@ impl IssuanceLog {
         let signer = Signer::new(&dir, recovered.key, disk.clone(), progress.clone())
             .map_err(failed("open the hashes in"))?;
 
-        let (commands, queue) = mpsc::sync_channel(options.queue);
+        let queue = Arc::new(Queue::new(options.queue));
         let (sign, sign_requests) = mpsc::sync_channel(SIGNER_QUEUE);
         let (wake, wakes) = mpsc::sync_channel(1);
         let writer = Writer {
@@ -151,42 +153,34 @@ impl IssuanceLog {
         let threads = vec![
             spawn("log-signer", move || signer.run(&sign_requests)),
             spawn("log-indexer", move || indexer.run(&wakes)),
-            spawn("log-writer", move || writer.run(&queue)),
+            spawn("log-writer", {
+                let queue = queue.clone();
+                move || writer.run(&queue)
+            }),
         ];
         let threads = threads.into_iter().collect::<Result<_, _>>().map_err(failed("start a thread for"))?;
         let reader = LogReader::of_running(dir, log_id, progress.clone());
-        Ok(IssuanceLog { commands, progress, index, reader, verifier, threads: Mutex::new(threads) })
+        Ok(IssuanceLog { queue, progress, index, reader, verifier, threads: Mutex::new(threads) })
     }
 
     /// Says that an entry is on its way, so that under load the writer may wait a moment for it rather than
-    /// sync for one. To be dropped before [`append`](IssuanceLog::append) is called, or when nothing comes of it.
+    /// sync for one.
     pub fn announce(&self) -> Announced<'_> {
-        Announced::new(&self.progress)
+        self.queue.announce()
     }
 
-    /// Records an entry, and gives its index once it is durable. If the future is dropped the entry may be
-    /// recorded all the same.
+    /// Records an entry that was not announced, as [`Announced::append`] does.
     ///
     /// # Errors
     /// It is not known to be recorded: what it is about must not leave the CA.
     pub async fn append(&self, entry: Entry) -> Result<u64, AppendError> {
-        let (reply, answer) = oneshot::channel();
-        match self.send(Command::Append { entry: Box::new(entry), reply }) {
-            Ok(()) => answer.await.unwrap_or(Err(AppendError::Closed)),
-            Err(TrySendError::Full(_)) => Err(AppendError::Busy),
-            Err(TrySendError::Disconnected(_)) => Err(AppendError::Closed),
-        }
-    }
-
-    fn send(&self, command: Command) -> Result<(), TrySendError<Command>> {
-        self.progress.joined();
-        self.commands.try_send(command).inspect_err(|_| self.progress.left())
+        self.announce().append(entry).await
     }
 
     /// Whether the log can record now: it is not poisoned, takes entries, and its disk takes a small file.
     pub async fn probe(&self) -> bool {
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Probe(reply)).is_ok() && answer.await.unwrap_or(false)
+        self.queue.push(Command::Probe(reply)).is_ok() && answer.await.unwrap_or(false)
     }
 
     /// Signs the log as it is now.
@@ -195,10 +189,10 @@ impl IssuanceLog {
     /// The disk refuses, or the log is too busy or closed.
     pub async fn checkpoint(&self) -> Result<SignedCheckpoint, SignError> {
         let (reply, answer) = oneshot::channel();
-        match self.send(Command::Checkpoint(reply)) {
+        match self.queue.push(Command::Checkpoint(reply)) {
             Ok(()) => answer.await.unwrap_or(Err(SignError::Closed)),
-            Err(TrySendError::Full(_)) => Err(SignError::Busy),
-            Err(TrySendError::Disconnected(_)) => Err(SignError::Closed),
+            Err(Refusal::Full) => Err(SignError::Busy),
+            Err(Refusal::Closed) => Err(SignError::Closed),
         }
     }
 
@@ -229,7 +223,7 @@ impl IssuanceLog {
             batches: self.progress.batches(),
             last_sync: self.progress.last_sync(),
             poisoned: self.progress.is_poisoned(),
-            queue_depth: self.progress.queued(),
+            queue_depth: self.queue.len() as u64,
             indexed_through: self.index.through(),
             checkpoint_size: self.progress.signed().size,
         }
@@ -283,10 +277,7 @@ impl IssuanceLog {
         if threads.is_empty() {
             return;
         }
-        self.progress.joined();
-        if self.commands.send(Command::Stop).is_err() {
-            self.progress.left();
-        }
+        self.queue.close();
         for thread in threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a thread of the issuance log panicked");

@@ -133,8 +133,7 @@ impl Issuance {
         let (signed, chain, ignored) = self.pool.run(work).await??;
         drop(turn);
 
-        drop(announced);
-        let index = self.log.append(Entry::certificate(now, record(&caller, &issuer, &signed, id))).await?;
+        let index = announced.append(Entry::certificate(now, record(&caller, &issuer, &signed, id))).await?;
         Ok(Issued {
             chain,
             trust: issuer.trust().clone(),

@@ -1,6 +1,6 @@
 //! The signing pool: as many threads as cores for the work of keys, so that a slow RSA signature never
-//! holds up the runtime. What waits for it is bounded by admission; the pool itself takes little more than
-//! it has threads for, so that whose turn comes next is decided as late as possible.
+//! holds up the runtime. What waits for it is bounded by admission; the pool itself takes no more than some
+//! milliseconds of work, so that whose turn comes next is decided late.
 
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};

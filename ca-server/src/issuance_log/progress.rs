@@ -13,8 +13,6 @@ pub(super) struct Progress {
     durable: AtomicU64,
     batches: AtomicU64,
     last_sync_nanos: AtomicU64,
-    queued: AtomicU64,
-    announced: AtomicU64,
     poisoned: AtomicBool,
     signed: ArcSwap<SignedCheckpoint>,
 }
@@ -26,8 +24,6 @@ impl Progress {
             durable: AtomicU64::new(size),
             batches: AtomicU64::new(0),
             last_sync_nanos: AtomicU64::new(0),
-            queued: AtomicU64::new(0),
-            announced: AtomicU64::new(0),
             poisoned: AtomicBool::new(false),
             signed: ArcSwap::from_pointee(signed),
         }
@@ -57,26 +53,6 @@ impl Progress {
         Duration::from_nanos(self.last_sync_nanos.load(Ordering::Relaxed))
     }
 
-    /// Commands that wait for the writer.
-    pub(super) fn queued(&self) -> u64 {
-        self.queued.load(Ordering::Relaxed)
-    }
-
-    /// A command joins the queue; before it is sent, so that the number never falls below zero.
-    pub(super) fn joined(&self) {
-        self.queued.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// A command left the queue, or could not join it.
-    pub(super) fn left(&self) {
-        self.queued.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// Entries that are on their way and not in the queue yet.
-    pub(super) fn announced(&self) -> u64 {
-        self.announced.load(Ordering::Relaxed)
-    }
-
     /// Whether appending has ended until a restart.
     pub(super) fn is_poisoned(&self) -> bool {
         self.poisoned.load(Ordering::Relaxed)
@@ -95,21 +71,5 @@ impl Progress {
     /// There is a newer checkpoint.
     pub(super) fn set_signed(&self, checkpoint: SignedCheckpoint) {
         self.signed.store(Arc::new(checkpoint));
-    }
-}
-
-/// An entry that is on its way to the log; dropped when it arrives, or when it will not come.
-pub struct Announced<'a>(&'a Progress);
-
-impl<'a> Announced<'a> {
-    pub(super) fn new(progress: &'a Progress) -> Announced<'a> {
-        progress.announced.fetch_add(1, Ordering::Relaxed);
-        Announced(progress)
-    }
-}
-
-impl Drop for Announced<'_> {
-    fn drop(&mut self) {
-        self.0.announced.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -2,15 +2,15 @@
 //!
 //! It takes what waits, gives each entry its index, writes all of it with one write, syncs once, and only
 //! then answers. While it syncs, the next batch gathers: batches grow with the load, and an idle log answers
-//! after one sync. Where many more entries are announced it waits for them for a moment, because a sync costs
-//! as much for one as for many. What the disk may do wrong is handled here and nowhere else: a write that fails is cut
-//! away and the log goes on; after a sync or a cut that failed nobody knows what the disk holds, so the log
-//! is poisoned until a restart reads it again.
+//! after one sync. Where many more entries are announced it waits for them for a moment ([`super::queue`]),
+//! because a sync costs as much for one as for many. What the disk may do wrong is handled here and nowhere
+//! else: a write that fails is cut away and the log goes on; after a sync or a cut that failed nobody knows
+//! what the disk holds, so the log is poisoned until a restart reads it again.
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError};
+use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::{Duration, Instant};
 
 use prost::Message;
@@ -19,6 +19,7 @@ use tracing::{error, warn};
 
 use super::files::{Disk, DiskFile};
 use super::progress::Progress;
+use super::queue::Queue;
 use super::record::Entry;
 use super::segments::{self, HEADER, Header, MAX_BODY, segment_path};
 use super::signer::{SignError, SignReply, SignRequest};
@@ -27,13 +28,6 @@ use super::tree::Tree;
 /// A batch is closed when it has this many bytes, however much still waits: it bounds what one failure takes
 /// along, and the memory for it.
 const MAX_BATCH: usize = 1 << 20;
-
-/// A batch waits for more only while at least so many entries are announced: below, waiting would cost those
-/// who wait more than it saves.
-const COMPANY: u64 = 8;
-
-/// And no longer than this.
-const LINGER: Duration = Duration::from_millis(1);
 
 /// Why an entry was not recorded. Whatever it was for must not leave the CA.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -60,7 +54,6 @@ pub(super) enum Command {
     Append { entry: Box<Entry>, reply: oneshot::Sender<Result<u64, AppendError>> },
     Probe(oneshot::Sender<bool>),
     Checkpoint(SignReply),
-    Stop,
 }
 
 /// The segment that is being written.
@@ -94,64 +87,48 @@ struct Batch {
     replies: Vec<oneshot::Sender<Result<u64, AppendError>>>,
     probes: Vec<oneshot::Sender<bool>>,
     checkpoints: Vec<SignReply>,
-    stop: bool,
 }
 
 impl Writer {
-    /// Serves commands until one says stop or nobody can send any more, and leaves a checkpoint.
-    pub(super) fn run(mut self, commands: &Receiver<Command>) {
+    /// Serves commands until there will be no more, and leaves a checkpoint.
+    pub(super) fn run(mut self, queue: &Queue) {
+        // Whoever waits for a writer that is gone would wait for ever.
+        let _closing = Closing(queue);
         let mut signed_at = Instant::now();
         loop {
             let due = signed_at + self.checkpoint_interval;
-            let command = if self.tree.size() > self.progress.signed().size {
-                commands.recv_timeout(due.saturating_duration_since(Instant::now()))
-            } else {
-                commands.recv().map_err(|_| RecvTimeoutError::Disconnected)
-            };
-            let stop = match command {
-                Ok(command) => {
-                    let batch = self.gather(command, commands);
-                    self.serve(batch)
-                }
-                Err(RecvTimeoutError::Timeout) => false,
-                Err(RecvTimeoutError::Disconnected) => true,
-            };
-            let unsigned = self.tree.size() > self.progress.signed().size;
-            if unsigned && (stop || Instant::now() >= due) {
-                signed_at = Instant::now();
-                self.request_checkpoint(None, stop);
+            let (commands, closed) = queue.take(self.is_unsigned().then_some(due));
+            let mut commands = commands.into_iter().peekable();
+            while commands.peek().is_some() {
+                let batch = self.gather(&mut commands);
+                self.serve(batch);
             }
-            if stop {
+            if self.is_unsigned() && (closed || Instant::now() >= due) {
+                signed_at = Instant::now();
+                self.request_checkpoint(None, closed);
+            }
+            if closed {
                 return;
             }
         }
     }
 
-    fn gather(&self, first: Command, commands: &Receiver<Command>) -> Batch {
-        let until = Instant::now() + LINGER;
+    fn is_unsigned(&self) -> bool {
+        self.tree.size() > self.progress.signed().size
+    }
+
+    fn gather(&self, commands: &mut impl Iterator<Item = Command>) -> Batch {
         let mut batch = Batch::default();
-        let mut next = Some(first);
-        while let Some(command) = next {
-            self.progress.left();
+        while batch.frames.len() < MAX_BATCH
+            && let Some(command) = commands.next()
+        {
             match command {
                 Command::Append { entry, reply } => self.encode(*entry, reply, &mut batch),
                 Command::Probe(reply) => batch.probes.push(reply),
                 Command::Checkpoint(reply) => batch.checkpoints.push(reply),
-                Command::Stop => batch.stop = true,
             }
-            let full = batch.stop || batch.frames.len() >= MAX_BATCH;
-            next = if full { None } else { self.next(commands, until) };
         }
         batch
-    }
-
-    /// What waits; or, where many more are on their way, what comes until then.
-    fn next(&self, commands: &Receiver<Command>, until: Instant) -> Option<Command> {
-        commands.try_recv().ok().or_else(|| {
-            let left = until.saturating_duration_since(Instant::now());
-            let lingers = self.progress.announced() >= COMPANY && !left.is_zero();
-            if lingers { commands.recv_timeout(left).ok() } else { None }
-        })
     }
 
     fn encode(&self, entry: Entry, reply: oneshot::Sender<Result<u64, AppendError>>, batch: &mut Batch) {
@@ -165,8 +142,8 @@ impl Writer {
         batch.replies.push(reply);
     }
 
-    /// Does what a batch asks for; whether to stop. A caller may have gone: its record stays.
-    fn serve(&mut self, batch: Batch) -> bool {
+    /// Does what a batch asks for. A caller may have gone: its record stays.
+    fn serve(&mut self, batch: Batch) {
         if !batch.replies.is_empty() {
             let first = self.tree.size();
             let committed = self.commit(&batch.frames);
@@ -183,7 +160,6 @@ impl Writer {
         for reply in batch.checkpoints {
             self.request_checkpoint(Some(reply), false);
         }
-        batch.stop
     }
 
     /// Makes the frames durable and tells the others.
@@ -283,6 +259,16 @@ impl Writer {
             Err(TrySendError::Full(request)) => refuse(request.reply, SignError::Busy),
             Err(TrySendError::Disconnected(request)) => refuse(request.reply, SignError::Closed),
         }
+    }
+}
+
+/// Closes the queue when the writer ends, however it does, and lets go of what waits there.
+struct Closing<'a>(&'a Queue);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.0.close();
+        drop(self.0.take(Some(Instant::now())));
     }
 }
 
