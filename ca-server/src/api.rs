@@ -7,6 +7,7 @@
 
 pub mod admin;
 pub mod admission;
+pub mod entrance;
 pub mod headers;
 pub mod istio;
 pub mod listener;

@@ -11,9 +11,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use signet_certs::bundle::{Bundles, TrustBundle};
-use signet_certs::chain::Certificate;
-use signet_certs::spiffe_id::TrustDomain;
 use signet_proto::istio::v1::auth::istio_certificate_service_server::IstioCertificateServiceServer;
 use signet_proto::signet::trust::v1::trust_distribution_server::TrustDistributionServer;
 use thiserror::Error;
@@ -23,6 +20,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 
 use crate::api::admission::{PerAddress, Turns};
+use crate::api::entrance::Entrance;
 use crate::api::headers::RequestIds;
 use crate::api::istio::CertificateService;
 use crate::api::trust_watch::TrustService;
@@ -41,6 +39,7 @@ use crate::issue::Issuance;
 use crate::metrics::Metrics;
 use crate::shutdown;
 use crate::store::{SledStore, Store, StoreError};
+use crate::trust;
 use crate::trust::consumers::Consumers;
 use crate::trust::publisher::{PublishError, Publisher};
 
@@ -150,13 +149,6 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from)
 }
 
-/// Reads and checks everything that [`run`] would, and starts nothing. The data folder is not touched.
-pub fn check(config: Config) -> Result<(), AppError> {
-    loader::load(&config.cacerts, SystemTime::now())?;
-    Attestation::new(config.token_issuers)?;
-    Ok(())
-}
-
 /// Runs the server until SIGTERM or SIGINT.
 pub async fn run(mut config: Config) -> Result<(), AppError> {
     let started = SystemTime::now();
@@ -169,9 +161,9 @@ pub async fn run(mut config: Config) -> Result<(), AppError> {
     let store: Arc<dyn Store> = Arc::new(SledStore::open(&folder.state_dir())?);
     let log = Arc::new(IssuanceLog::open(&folder, store.clone(), &issuance_log::Options::default())?);
 
-    let bundles = bundles(&domains, &cacerts.roots);
+    let bundles = trust::same_for_all(&domains, &cacerts.roots);
     let publisher = Arc::new(Publisher::open(store.as_ref(), bundles, started)?);
-    let issuer = Issuer::new(cacerts, publisher.current());
+    let issuer = Issuer::new(Arc::new(cacerts), None, publisher.current());
     if state::activate(store.as_ref(), &issuer, started)? {
         record_activation(&log, &issuer, started).await?;
     }
@@ -190,10 +182,12 @@ pub async fn run(mut config: Config) -> Result<(), AppError> {
         admin: config.admin_socket.clone(),
     };
 
-    let pool = SigningPool::start(cores(), JOBS_PER_CORE * cores()).map_err(AppError::System)?;
+    let jobs = JOBS_PER_CORE * cores();
+    // One more than there are turns: readiness is asked about while the server is busy, too.
+    let pool = SigningPool::start(cores(), jobs + 1).map_err(AppError::System)?;
     let issuance = Arc::new(Issuance {
         attestation,
-        turns: Turns::new(pool.capacity(), config.limits.queue),
+        turns: Turns::new(jobs, config.limits.queue),
         lifetimes: config.lifetimes,
         issuer,
         pool,
@@ -221,13 +215,6 @@ pub async fn run(mut config: Config) -> Result<(), AppError> {
     Ok(())
 }
 
-/// The same roots for every trust domain that we sign in: our own and those of the token issuers.
-fn bundles(domains: &BTreeSet<TrustDomain>, roots: &[Certificate]) -> Bundles {
-    let bundle = TrustBundle::new(roots.to_vec());
-    let each = domains.iter().map(|domain| Bundles::of(domain.clone(), bundle.clone()));
-    each.fold(Bundles::default(), |all, one| all.merge(&one))
-}
-
 async fn record_activation(log: &IssuanceLog, issuer: &Issuer, now: SystemTime) -> Result<(), AppendError> {
     let act = ActEntry {
         kind: "authority-active".to_owned(),
@@ -249,10 +236,7 @@ async fn serve(
     operating: tokio::net::UnixListener,
 ) -> Result<(), AppError> {
     let (stop, stopped) = watch::channel(false);
-    let ends = |mut stopped: watch::Receiver<bool>| async move {
-        // The sender is dropped only after it said so.
-        let _ = stopped.wait_for(|stopped| *stopped).await;
-    };
+    let ends = |stopped: watch::Receiver<bool>| async move { shutdown::begun(stopped).await };
     let Addresses { listen, monitoring, admin } = &running.addresses;
     let (health_reporter, health_service) = tonic_health::server::health_reporter();
 
@@ -274,11 +258,15 @@ async fn serve(
     let ids = Arc::new(RequestIds::new(std::process::id()));
     let certificates = IstioCertificateServiceServer::new(CertificateService {
         issuance: running.issuance.clone(),
+        metrics: running.metrics.clone(),
+    });
+    let certificates = Entrance {
+        inner: certificates.max_decoding_message_size(MAX_REQUEST),
         places: running.places.clone(),
         ids: ids.clone(),
         metrics: running.metrics.clone(),
         deadline: limits.deadline,
-    });
+    };
     let trust = TrustDistributionServer::new(TrustService {
         issuance: running.issuance.clone(),
         publisher: running.publisher.clone(),
@@ -286,13 +274,14 @@ async fn serve(
         ids,
         metrics: running.metrics.clone(),
         places: Arc::new(Semaphore::new(limits.watches)),
+        stopped: stopped.clone(),
     });
     let grpc = Server::builder()
         .max_concurrent_streams(MAX_STREAMS)
         .http2_max_header_list_size(MAX_HEADERS)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .max_connection_age(CONNECTION_AGE)
-        .add_service(certificates.max_decoding_message_size(MAX_REQUEST))
+        .add_service(certificates)
         .add_service(trust.max_decoding_message_size(MAX_REQUEST))
         .add_service(health_service)
         .serve_with_incoming_shutdown(ReceiverStream::new(connections), ends(stopped.clone()));

@@ -122,6 +122,16 @@ impl Attestation {
         Ok(Attestation { issuers: known })
     }
 
+    /// Whether an issuer's key file, or the roots for its URL, can be used now. Nothing is kept.
+    ///
+    /// # Errors
+    /// As those of [`Attestation::new`].
+    pub fn try_keys(rules: &TokenIssuer) -> Result<(), AttestationSetupError> {
+        Keys::new(&rules.issuer, rules.jwks.clone())
+            .map(|_| ())
+            .map_err(|source| AttestationSetupError::Keys { issuer: rules.issuer.clone(), source })
+    }
+
     /// Says who brings this evidence. Waits only if the token names a key that we do not have, and then at
     /// most two seconds.
     ///

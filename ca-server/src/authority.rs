@@ -1,12 +1,14 @@
 //! Authorities: CA keys and certificates with a state. Exactly one is active, and signs as [`Issuer`].
 //!
-//! [`loader`] reads the plugged-in folder, [`state`] keeps the rows that outlive a restart, [`issuer`] is
-//! the snapshot that one request signs with, [`pool`] the threads that sign, [`serving`] the certificate of
-//! our own port.
+//! [`loader`] reads the plugged-in folder, [`rehearsal`] tries it out, [`state`] keeps the rows that outlive a
+//! restart, [`issuer`] is the snapshot that one request signs with, [`issuing`] the fast CA under a slow key,
+//! [`pool`] the threads that sign, [`serving`] the certificate of our own port.
 
 pub mod issuer;
+pub mod issuing;
 pub mod loader;
 pub mod pool;
+pub mod rehearsal;
 pub mod serving;
 pub mod state;
 

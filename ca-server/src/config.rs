@@ -3,6 +3,7 @@
 //! Text becomes types here and nowhere else. All faults are reported together, each with its key and the
 //! place it came from; `deploy/config/full.toml` lists every key. Who issues tokens is in [`issuers`].
 
+mod files;
 mod issuers;
 
 use std::net::{IpAddr, SocketAddr};
@@ -15,6 +16,7 @@ use signet_certs::spiffe_id::TrustDomain;
 use signet_service::logging::Log;
 use signet_service::settings::{Faults, Setting, Settings, Values, setting};
 
+use self::files::Named;
 use crate::attestation::TokenIssuer;
 
 /// Longest path of a Unix socket (`sun_path` less its final zero).
@@ -138,14 +140,28 @@ pub fn arguments() -> Vec<Arg> {
     SETTINGS.arguments()
 }
 
-/// Reads and checks everything; `environment` answers for a variable's name.
-pub fn load(flags: &ArgMatches, environment: impl Fn(&str) -> Option<String>) -> Result<Config, Faults> {
-    let mut values = SETTINGS.collect(flags, environment);
-    let config = check(&mut values);
-    values.finish(config)
+/// A configuration that cannot be used.
+#[derive(Debug)]
+pub struct Refused {
+    /// All that must be mended.
+    pub faults: Faults,
+    /// Whether the settings themselves are in order and only files that they name are not.
+    pub only_files: bool,
 }
 
-fn check(values: &mut Values) -> Option<Config> {
+/// Reads and checks everything, the files that it names too; `environment` answers for a variable's name.
+/// Nothing is written.
+pub fn load(flags: &ArgMatches, environment: impl Fn(&str) -> Option<String>) -> Result<Config, Refused> {
+    let mut values = SETTINGS.collect(flags, environment);
+    let mut only_files = false;
+    let config = check(&mut values, |named, values| {
+        only_files = values.is_clean();
+        files::examine(named, values);
+    });
+    values.finish(config).map_err(|faults| Refused { faults, only_files })
+}
+
+fn check(values: &mut Values, files: impl FnOnce(&Named<'_>, &mut Values)) -> Option<Config> {
     // Everything is read before the first `?`, so that no fault hides another.
     let trust_domain = values.parsed("trust_domain", domain);
     let cluster_id = values.parsed("cluster_id", |text| match text.len() {
@@ -161,6 +177,13 @@ fn check(values: &mut Values) -> Option<Config> {
     }
     let given = values.optional("admin_socket").map(PathBuf::from);
     let admin_socket = given.or_else(|| data.as_ref().map(|data| data.join("admin.sock")));
+    let hidden = admin_socket.as_ref().zip(data.as_ref()).is_some_and(|(path, data)| path.starts_with(data));
+    if values.is_set("admin_group") && hidden {
+        values.fault(
+            "admin_group",
+            "needs an admin_socket outside of the data folder, which only we may enter",
+        );
+    }
     if admin_socket.as_ref().is_some_and(|path| path.as_os_str().len() > MAX_SOCKET_PATH) {
         values
             .fault("admin_socket", format!("is longer than the {MAX_SOCKET_PATH} bytes of a socket's path"));
@@ -174,6 +197,14 @@ fn check(values: &mut Values) -> Option<Config> {
     let limits = limits(values);
     let drain = values.parsed("drain", duration::parse);
     let log = Log::of(values);
+    let named = Named {
+        cacerts: cacerts.as_deref(),
+        data: data.as_deref(),
+        serving: serving.as_ref(),
+        trust_domain: trust_domain.as_ref(),
+        token_issuers: &token_issuers,
+    };
+    files(&named, values);
     Some(Config {
         trust_domain: trust_domain?,
         cluster_id: cluster_id?,
@@ -183,7 +214,7 @@ fn check(values: &mut Values) -> Option<Config> {
         monitoring: monitoring?,
         admin_socket: admin_socket?,
         admin_group,
-        token_issuers,
+        token_issuers: token_issuers.into_iter().map(|(_, issuer)| issuer).collect(),
         lifetimes: lifetimes?,
         serving: serving?,
         limits: limits?,

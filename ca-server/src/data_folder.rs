@@ -10,6 +10,7 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Access, AtFlags};
 use signet_service::files;
 
 /// The layout that this program writes, and the newest that it reads.
@@ -189,6 +190,22 @@ impl DataFolder {
             Err(source) => Err(DataFolderError::Read { path, source }),
         }
     }
+}
+
+/// Whether a data folder at `path` could be made and written. Writes nothing.
+///
+/// # Errors
+/// Why not, as the system says it of the folder or of the nearest one above it that is there.
+pub fn check_writable(path: &Path) -> Result<(), DataFolderError> {
+    let refused = |source| DataFolderError::NotWritable { path: path.to_owned(), source };
+    let absolute = std::path::absolute(path).map_err(refused)?;
+    let nearest = absolute.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
+    if !nearest.is_dir() {
+        return Err(refused(io::ErrorKind::NotADirectory.into()));
+    }
+    let access = Access::WRITE_OK | Access::EXEC_OK;
+    rustix::fs::accessat(rustix::fs::CWD, nearest, access, AtFlags::EACCESS)
+        .map_err(|error| refused(error.into()))
 }
 
 fn pid_in(lock: &mut File) -> String {

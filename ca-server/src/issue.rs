@@ -84,6 +84,9 @@ pub enum IssueError {
     /// The certificate could not be recorded, so it is dropped.
     #[error("recording the certificate")]
     Record(#[from] AppendError),
+    /// The message could not be read.
+    #[error("reading the message: {0}")]
+    Unreadable(String),
     /// Time ran out on the way.
     #[error("the deadline passed")]
     Deadline,
@@ -124,6 +127,8 @@ impl Issuance {
         let bounds = Bounds { now, maximum: self.lifetimes.maximum };
         let signer = issuer.clone();
         let work = move || -> Result<_, IssueError> {
+            // It ends with the work, not with whoever waits for it: the pool is never fuller than there are turns.
+            let _turn = turn;
             let csr = VerifiedCsr::from_pem(&csr)?;
             let signed = signer.sign_workload(&csr, &grant, bounds)?;
             let chain = signer.answer(&signed, grant.identity.trust_domain());
@@ -131,7 +136,6 @@ impl Issuance {
             Ok((signed, chain, ignored))
         };
         let (signed, chain, ignored) = self.pool.run(work).await??;
-        drop(turn);
 
         let index = announced.append(Entry::certificate(now, record(&caller, &issuer, &signed, id))).await?;
         Ok(Issued {
@@ -154,7 +158,7 @@ fn record(caller: &Caller, issuer: &Issuer, signed: &Signed, request_id: String)
         instance: caller.instance.clone().unwrap_or_default(),
         evidence: caller.evidence.clone(),
         key_hash: signed.key_hash,
-        issuer_key_id: issuer.key_id().to_vec(),
+        issuer_key_id: signed.issuer_key_id.clone(),
         not_before: signed.validity.not_before,
         not_after: signed.validity.not_after,
         profile: "workload".to_owned(),

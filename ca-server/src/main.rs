@@ -56,9 +56,12 @@ fn main() -> ExitCode {
             // The subcommand was just matched.
             let Some((verb, flags)) = matches.subcommand() else { return ExitCode::from(2) };
             match config::load(flags, |name| std::env::var(name).ok()) {
-                Ok(config) if verb == "check" => check(config),
+                Ok(_) if verb == "check" => {
+                    println!("the configuration and everything it names are in order");
+                    ExitCode::SUCCESS
+                }
                 Ok(config) => run(config),
-                Err(faults) => fail(&faults, 2),
+                Err(refused) => fail(&refused.faults, if refused.only_files { 1 } else { 2 }),
             }
         }
         Verb::Status { target } => ask(async { operator::status(&target).await }),
@@ -71,16 +74,6 @@ fn main() -> ExitCode {
 
 fn with_settings(command: Command) -> Command {
     command.args(config::arguments())
-}
-
-fn check(config: config::Config) -> ExitCode {
-    match app::check(config) {
-        Ok(()) => {
-            println!("the configuration and everything it names are in order");
-            ExitCode::SUCCESS
-        }
-        Err(error) => fail(&error, 1),
-    }
 }
 
 fn run(config: config::Config) -> ExitCode {

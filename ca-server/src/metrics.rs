@@ -97,7 +97,7 @@ impl Metrics {
         self.refused.get_or_create(&Reason { reason }).inc();
         let istio = match error {
             IssueError::Attestation(_) => return self.authentication_failures.inc(),
-            IssueError::Csr(_) => {
+            IssueError::Csr(_) | IssueError::Unreadable(_) => {
                 self.csr_parsing_errors.inc();
                 "CSR_ERROR"
             }

@@ -3,6 +3,13 @@
 use std::io;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+/// Waits until it was said that the end has begun.
+pub async fn begun(mut stopped: watch::Receiver<bool>) {
+    // Without a sender nobody serves any more either.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+}
 
 /// Waits for SIGTERM or SIGINT; answers its name.
 pub async fn requested() -> io::Result<&'static str> {

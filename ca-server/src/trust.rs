@@ -6,7 +6,11 @@
 pub mod consumers;
 pub mod publisher;
 
-use signet_certs::bundle::Bundles;
+use std::collections::BTreeSet;
+
+use signet_certs::bundle::{Bundles, TrustBundle};
+use signet_certs::chain::Certificate;
+use signet_certs::spiffe_id::TrustDomain;
 
 /// What is trusted, at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,4 +23,11 @@ pub struct Trust {
     pub digest: [u8; 32],
     /// Roots per trust domain.
     pub bundles: Bundles,
+}
+
+/// The same roots for every trust domain that we sign in: our own and those of the token issuers.
+pub fn same_for_all(domains: &BTreeSet<TrustDomain>, roots: &[Certificate]) -> Bundles {
+    let bundle = TrustBundle::new(roots.to_vec());
+    let each = domains.iter().map(|domain| Bundles::of(domain.clone(), bundle.clone()));
+    each.fold(Bundles::default(), |all, one| all.merge(&one))
 }

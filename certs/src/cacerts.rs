@@ -23,7 +23,7 @@ pub const CERT_CHAIN: &str = "cert-chain.pem";
 /// One or more roots.
 pub const ROOT_CERT: &str = "root-cert.pem";
 /// More than this many certificates between leaf and root are refused by rustls peers.
-const MAX_INTERMEDIATES: usize = 6;
+pub const MAX_INTERMEDIATES: usize = 6;
 
 /// The contents of the four files.
 pub struct Files {

@@ -202,6 +202,11 @@ impl Values {
         read
     }
 
+    /// Whether nothing is to be mended so far.
+    pub fn is_clean(&self) -> bool {
+        self.faults.is_empty()
+    }
+
     /// Notes something to mend.
     pub fn fault(&mut self, key: &str, what: impl Into<String>) {
         let place = match self.found.get(key).map(|(_, source)| source) {

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 /// When to come again, at the least; clients add their own jitter.
@@ -118,30 +118,30 @@ impl Drop for Place {
 /// The queue of those who were attested and wait for their turn, first come, first served.
 #[derive(Debug)]
 pub struct Turns {
-    turns: Semaphore,
+    turns: Arc<Semaphore>,
     waiting: AtomicUsize,
     queue: usize,
 }
 
-/// The right to use the signing pool; dropping it passes it on.
+/// The right to use the signing pool, to be dropped when the work there has ended.
 #[derive(Debug)]
-pub struct Turn<'a> {
-    _permit: tokio::sync::SemaphorePermit<'a>,
+pub struct Turn {
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Turns {
     /// As many turns at once as the signing pool has room, and a queue of this length.
     pub fn new(at_once: usize, queue: usize) -> Self {
-        Self { turns: Semaphore::new(at_once), waiting: AtomicUsize::new(0), queue }
+        Self { turns: Arc::new(Semaphore::new(at_once)), waiting: AtomicUsize::new(0), queue }
     }
 
     /// Waits for a turn, at most until `deadline`.
-    pub async fn take(&self, deadline: Instant) -> Result<Turn<'_>, Overload> {
-        if let Ok(permit) = self.turns.try_acquire() {
+    pub async fn take(&self, deadline: Instant) -> Result<Turn, Overload> {
+        if let Ok(permit) = self.turns.clone().try_acquire_owned() {
             return Ok(Turn { _permit: permit });
         }
         let _waiting = Waiting::begin(&self.waiting, self.queue)?;
-        match timeout_at(deadline, self.turns.acquire()).await {
+        match timeout_at(deadline, self.turns.clone().acquire_owned()).await {
             Ok(Ok(permit)) => Ok(Turn { _permit: permit }),
             // The semaphore is never closed; if it were, there would be no turn either.
             Ok(Err(_)) | Err(_) => Err(Overload::Deadline),

@@ -2,21 +2,19 @@
 //! decision.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use signet_certs::clock::rfc3339;
 use signet_certs::digest::hex;
 use signet_proto::istio::v1::auth::istio_certificate_service_server::IstioCertificateService;
 use signet_proto::istio::v1::auth::{IstioCertificateRequest, IstioCertificateResponse};
-use signet_service::logging::with_causes;
 use tokio::time::Instant;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status};
 
-use super::admission::PerAddress;
-use super::headers::{self, RequestIds};
-use super::status;
-use crate::issue::{self, Issuance, IssueError, Issued};
+use super::entrance::{Admitted, refuse};
+use super::headers;
+use crate::issue::{self, Issuance, Issued};
 use crate::metrics::Metrics;
 use crate::policy::Asked;
 
@@ -24,14 +22,8 @@ use crate::policy::Asked;
 pub struct CertificateService {
     /// The issuing sequence.
     pub issuance: Arc<Issuance>,
-    /// Places for requests.
-    pub places: Arc<PerAddress>,
-    /// Names for requests.
-    pub ids: Arc<RequestIds>,
     /// Counters.
     pub metrics: Arc<Metrics>,
-    /// Longest time a request may take.
-    pub deadline: Duration,
 }
 
 #[tonic::async_trait]
@@ -40,33 +32,20 @@ impl IstioCertificateService for CertificateService {
         &self,
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
-        let began = Instant::now();
         let address = headers::address(&request);
-        let id = self.ids.next();
-        self.metrics.csr_received();
-        let issued = match self.places.enter(address) {
-            Ok(_place) => self.issuance.issue(typed(request, id.clone(), began + self.deadline)).await,
-            Err(overload) => Err(IssueError::Overload(overload)),
+        // Every request of this service comes through its entrance.
+        let Some(admitted) = request.extensions().get::<Admitted>().cloned() else {
+            return Err(Status::internal("the request did not come through the entrance"));
         };
-        match issued {
+        admitted.is_read();
+        let Admitted { id, began, deadline, .. } = admitted;
+        match self.issuance.issue(typed(request, id.clone(), deadline)).await {
             Ok(issued) => {
                 self.metrics.issued(began.elapsed(), issued.not_after);
                 log_issued(&id, &issued);
                 Ok(answer(issued))
             }
-            Err(error) => {
-                let outside = status::of_issue(&error);
-                self.metrics.refused(&error, outside.reason);
-                let cause = with_causes(&error);
-                tracing::warn!(
-                    request_id = id,
-                    reason = outside.reason,
-                    %address,
-                    cause,
-                    "certificate refused"
-                );
-                Err(outside.into_status())
-            }
+            Err(error) => Err(refuse(&self.metrics, &id, address, &error)),
         }
     }
 }

@@ -61,6 +61,10 @@ pub fn of_issue(error: &IssueError) -> Outside {
             Outside::new(Code::InvalidArgument, "CSR_INVALID", format!("CSR signing error ({error})"))
         }
         IssueError::Denied(denied) => of_denied(denied),
+        IssueError::Unreadable(_) => {
+            let expected = "an IstioCertificateRequest of at most 64 KiB was expected";
+            Outside::new(Code::InvalidArgument, "REQUEST_INVALID", expected)
+        }
         IssueError::Signing(crate::authority::issuer::SigningError::Chain(_)) => {
             Outside::new(Code::Internal, "ISSUER_ENDED", "CSR signing error (the CA cannot sign now)")
         }

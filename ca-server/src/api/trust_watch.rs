@@ -21,6 +21,7 @@ use super::status;
 use crate::attestation::Caller;
 use crate::issue::Issuance;
 use crate::metrics::Metrics;
+use crate::shutdown;
 use crate::trust::Trust;
 use crate::trust::consumers::Consumers;
 use crate::trust::publisher::Publisher;
@@ -42,6 +43,8 @@ pub struct TrustService {
     pub metrics: Arc<Metrics>,
     /// Places for streams.
     pub places: Arc<Semaphore>,
+    /// Says when the server ends; a stream that went on would hold up its end.
+    pub stopped: watch::Receiver<bool>,
 }
 
 #[tonic::async_trait]
@@ -71,6 +74,7 @@ impl TrustDistribution for TrustService {
         tracing::info!(request_id = id, reason = "WATCHING", identity, "trust watch begins");
         // Room for one answer: a slow reader gets the latest state, never a queue of old ones.
         let (answers, stream) = mpsc::channel(1);
+        let stopped = self.stopped.clone();
         let watch = Watch {
             caller,
             trust: self.publisher.subscribe(),
@@ -81,8 +85,11 @@ impl TrustDistribution for TrustService {
             _place: place,
         };
         tokio::spawn(async move {
-            // Whoever reads may be gone: then there is nobody to tell.
-            let _ = tokio::time::timeout(lifetime, watch.run(request.into_inner())).await;
+            tokio::select! {
+                // Whoever reads may be gone: then there is nobody to tell.
+                _ = tokio::time::timeout(lifetime, watch.run(request.into_inner())) => {}
+                () = shutdown::begun(stopped) => {}
+            }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use rustls_pki_types::CertificateDer;
-use signet_certs::ca::CaError;
+use signet_certs::ca::{Ca, CaError};
 use signet_certs::cacerts::Cacerts;
 use signet_certs::chain::{Certificate, CertificateError, ChainError, Usage, verify, verify_svid};
 use signet_certs::check::Bounds;
@@ -22,6 +22,7 @@ use signet_certs::template::Names;
 use signet_certs::validity::{self, Validity, ValidityError};
 use thiserror::Error;
 
+use super::issuing::IssuingCa;
 use crate::config::Serving;
 use crate::policy::Grant;
 use crate::trust::Trust;
@@ -63,6 +64,16 @@ pub struct Signed {
     pub validity: Validity,
     /// SHA-256 of its SubjectPublicKeyInfo.
     pub key_hash: [u8; 32],
+    /// Subject key identifier of the CA that signed it.
+    pub issuer_key_id: Vec<u8>,
+    by: By,
+}
+
+/// Which of an issuer's CAs signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    Plugged,
+    Issuing,
 }
 
 impl Signed {
@@ -77,6 +88,30 @@ impl Signed {
     }
 }
 
+/// What stands between a CA's leaves and the root: what they are answered with, and judged by.
+#[derive(Debug)]
+pub(super) struct Chain {
+    key_id: Vec<u8>,
+    certificates: Vec<Certificate>,
+    pem: Vec<String>,
+    /// Validities of all certificates above a leaf, the root's too.
+    validities: Vec<Validity>,
+    signed: AtomicU64,
+}
+
+impl Chain {
+    /// Of the CA `signer`, with these certificates beneath `anchor`.
+    pub(super) fn new(signer: &Certificate, certificates: Vec<Certificate>, anchor: &Certificate) -> Self {
+        Self {
+            key_id: signer.key_id(),
+            pem: certificates.iter().map(Certificate::to_pem).collect(),
+            validities: certificates.iter().chain([anchor]).map(|member| member.facts().validity).collect(),
+            certificates,
+            signed: AtomicU64::new(0),
+        }
+    }
+}
+
 /// The roots of a trust domain, in the forms in which they are answered and recorded.
 #[derive(Debug)]
 struct Roots {
@@ -88,19 +123,18 @@ struct Roots {
 /// A signing snapshot.
 #[derive(Debug)]
 pub struct Issuer {
-    cacerts: Cacerts,
+    cacerts: Arc<Cacerts>,
     id: String,
-    key_id: Vec<u8>,
+    plugged: Chain,
+    issuing: Option<Arc<IssuingCa>>,
     trust: Arc<Trust>,
-    intermediates: Vec<String>,
     roots: BTreeMap<TrustDomain, Roots>,
-    signed: AtomicU64,
 }
 
 impl Issuer {
-    /// A snapshot of this CA, whose leaves are answered with `trust`.
-    pub fn new(cacerts: Cacerts, trust: Arc<Trust>) -> Self {
-        let key_id = cacerts.ca.certificate.key_id();
+    /// A snapshot of this CA, whose leaves are answered with `trust`; `issuing` stands under it and signs what
+    /// ends with it or before.
+    pub fn new(cacerts: Arc<Cacerts>, issuing: Option<Arc<IssuingCa>>, trust: Arc<Trust>) -> Self {
         let roots = trust.bundles.iter().map(|(trust_domain, bundle)| {
             let roots = Roots {
                 pem: bundle.to_pem(),
@@ -109,15 +143,8 @@ impl Issuer {
             };
             (trust_domain.clone(), roots)
         });
-        Self {
-            id: hex(&key_id),
-            intermediates: cacerts.intermediates.iter().map(Certificate::to_pem).collect(),
-            roots: roots.collect(),
-            key_id,
-            cacerts,
-            trust,
-            signed: AtomicU64::new(0),
-        }
+        let plugged = Chain::new(&cacerts.ca.certificate, cacerts.intermediates.clone(), &cacerts.anchor);
+        Self { id: hex(&plugged.key_id), roots: roots.collect(), plugged, issuing, cacerts, trust }
     }
 
     /// Its subject key identifier, hex: how operators name it.
@@ -127,12 +154,17 @@ impl Issuer {
 
     /// Its subject key identifier.
     pub fn key_id(&self) -> &[u8] {
-        &self.key_id
+        &self.plugged.key_id
     }
 
     /// The CA behind it.
-    pub fn cacerts(&self) -> &Cacerts {
+    pub fn cacerts(&self) -> &Arc<Cacerts> {
         &self.cacerts
+    }
+
+    /// The CA under it that signs in its place, if there is one.
+    pub fn issuing(&self) -> Option<&Arc<IssuingCa>> {
+        self.issuing.as_ref()
     }
 
     /// What its leaves are answered with.
@@ -158,9 +190,10 @@ impl Issuer {
             self.roots.get(trust_domain).ok_or_else(|| SigningError::TrustDomain(trust_domain.clone()))?;
         let names = Names::SpiffeId(grant.identity.clone());
         let signed = self.sign(Profile::Workload, names, csr.spki(), grant.lifetime, bounds)?;
-        if self.signed.fetch_add(1, Ordering::Relaxed).is_multiple_of(VERIFIED_SHARE) {
+        let (_, chain) = self.signer(signed.by);
+        if chain.signed.fetch_add(1, Ordering::Relaxed).is_multiple_of(VERIFIED_SHARE) {
             let leaf = Certificate::from_der(signed.der.to_vec())?;
-            verify_svid(&leaf, &self.cacerts.intermediates, &roots.certificates, bounds.now)?;
+            verify_svid(&leaf, &chain.certificates, &roots.certificates, bounds.now)?;
         }
         Ok(signed)
     }
@@ -176,22 +209,23 @@ impl Issuer {
         let bounds = Bounds { now, maximum: serving.lifetime };
         let signed = self.sign(Profile::Serving, names, spki, serving.lifetime, bounds)?;
         let leaf = Certificate::from_der(signed.der.to_vec())?;
-        self.verify_serving(&leaf, now)?;
+        verify(&leaf, self.intermediates(&signed), &self.cacerts.roots, now, Usage::Server)?;
         Ok(signed)
     }
 
-    /// Whether the certificate of our own port verifies at `now`.
-    pub fn verify_serving(&self, leaf: &Certificate, now: SystemTime) -> Result<(), ChainError> {
-        verify(leaf, &self.cacerts.intermediates, &self.cacerts.roots, now, Usage::Server)
+    /// The certificates between a leaf that this issuer signed and the root.
+    pub fn intermediates(&self, leaf: &Signed) -> &[Certificate] {
+        &self.signer(leaf.by).1.certificates
     }
 
     /// What a caller is answered with: the leaf, each intermediate an element of its own, and one last
     /// element with all roots.
     pub fn answer(&self, leaf: &Signed, trust_domain: &TrustDomain) -> Vec<String> {
         let roots = self.roots.get(trust_domain).map(|roots| roots.pem.clone()).unwrap_or_default();
-        let mut chain = Vec::with_capacity(self.intermediates.len() + 2);
+        let intermediates = &self.signer(leaf.by).1.pem;
+        let mut chain = Vec::with_capacity(intermediates.len() + 2);
         chain.push(leaf.to_pem());
-        chain.extend(self.intermediates.iter().cloned());
+        chain.extend(intermediates.iter().cloned());
         chain.push(roots);
         chain
     }
@@ -199,6 +233,29 @@ impl Issuer {
     /// Whether every certificate above a leaf is valid at `now`.
     pub fn valid_at(&self, now: SystemTime) -> Result<(), ValidityError> {
         self.cacerts.validities().try_for_each(|validity| validity.at(now))
+    }
+
+    /// Whether each of its keys can sign. Takes as long as their signatures.
+    pub fn keys_sign(&self) -> bool {
+        let keys = [Some(&self.cacerts.ca.key), self.issuing.as_ref().map(|issuing| &issuing.ca.key)];
+        keys.into_iter().flatten().all(|key| key.sign(b"signet readiness").is_ok())
+    }
+
+    fn signer(&self, by: By) -> (&Ca, &Chain) {
+        match (by, &self.issuing) {
+            (By::Issuing, Some(issuing)) => (&issuing.ca, &issuing.chain),
+            _ => (&self.cacerts.ca, &self.plugged),
+        }
+    }
+
+    /// The issuing intermediate, unless what is asked for would outlive it.
+    fn choose(&self, until: SystemTime) -> By {
+        let ends = |issuing: &Arc<IssuingCa>| issuing.ca.certificate.facts().validity.not_after;
+        if self.issuing.as_ref().is_some_and(|issuing| until <= ends(issuing)) {
+            By::Issuing
+        } else {
+            By::Plugged
+        }
     }
 
     fn sign(
@@ -209,11 +266,13 @@ impl Issuer {
         lifetime: Duration,
         bounds: Bounds,
     ) -> Result<Signed, SigningError> {
-        let ca = &self.cacerts.ca;
-        let validity = validity::leaf(bounds.now, lifetime, self.cacerts.validities())?;
+        let by = self.choose(bounds.now + lifetime);
+        let (ca, chain) = self.signer(by);
+        let validity = validity::leaf(bounds.now, lifetime, chain.validities.iter().copied())?;
         let template = ca.template(profile, names, spki.to_vec(), validity)?;
         let der = ca.sign(&template, bounds)?;
-        Ok(Signed { der, serial: template.serial, validity, key_hash: sha256(spki) })
+        let issuer_key_id = chain.key_id.clone();
+        Ok(Signed { der, serial: template.serial, validity, key_hash: sha256(spki), issuer_key_id, by })
     }
 }
 
@@ -233,7 +292,7 @@ pub(crate) mod tests {
         let domain = TrustDomain::parse("cluster.local").unwrap();
         let bundles = Bundles::of(domain, TrustBundle::new(cacerts.roots.clone()));
         let trust = Trust { epoch: 1, sequence: 1, digest: bundles.digest(), bundles };
-        Issuer::new(cacerts, Arc::new(trust))
+        Issuer::new(Arc::new(cacerts), None, Arc::new(trust))
     }
 
     fn request(id: &str) -> (VerifiedCsr, SpiffeId) {
@@ -296,10 +355,7 @@ pub(crate) mod tests {
     #[test]
     fn a_key_that_does_not_fit_is_found_with_the_first_leaf() {
         let (mine, other) = (cacerts(YEAR), cacerts(YEAR));
-        let mixed = Cacerts {
-            ca: signet_certs::ca::Ca { certificate: mine.ca.certificate, key: other.ca.key },
-            ..mine
-        };
+        let mixed = Cacerts { ca: Ca { certificate: mine.ca.certificate, key: other.ca.key }, ..mine };
         assert!(matches!(sign(&issuer(mixed), HOUR, now()), Err(SigningError::Verify(_))));
     }
 
@@ -315,6 +371,5 @@ pub(crate) mod tests {
             (leaf.facts().dns.as_slice(), leaf.facts().ip.as_slice()),
             (&serving.dns[..], &serving.ip[..])
         );
-        assert!(issuer.verify_serving(&leaf, now() + HOUR * 2).is_err());
     }
 }

@@ -26,11 +26,11 @@ pub enum PoolError {
 #[derive(Clone)]
 pub struct SigningPool {
     jobs: SyncSender<Job>,
-    capacity: usize,
 }
 
 impl SigningPool {
-    /// Starts this many threads, and a queue with room for `capacity` jobs before them.
+    /// Starts this many threads, and a queue with room for `capacity` jobs before them: whoever lets no more
+    /// than these in is never refused.
     pub fn start(threads: usize, capacity: usize) -> io::Result<Self> {
         let (jobs, queue) = sync_channel(capacity);
         let queue = Arc::new(Mutex::new(queue));
@@ -38,12 +38,7 @@ impl SigningPool {
             let queue = queue.clone();
             thread::Builder::new().name(format!("signing-{number}")).spawn(move || work(&queue))?;
         }
-        Ok(Self { jobs, capacity })
-    }
-
-    /// Jobs that always fit: whoever lets no more than these in is never refused.
-    pub fn capacity(&self) -> usize {
-        self.capacity
+        Ok(Self { jobs })
     }
 
     /// Does `work` on one of the threads.
@@ -78,6 +73,7 @@ fn work(queue: &Mutex<Receiver<Job>>) {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::api::admission::Turns;
 
     #[tokio::test]
     async fn work_is_done_and_a_panic_costs_only_itself() {
@@ -85,6 +81,24 @@ mod tests {
         assert_eq!(pool.run(|| 6 * 7).await, Ok(42));
         assert_eq!(pool.run(|| panic!("on purpose")).await, Err::<(), _>(PoolError::Lost));
         assert_eq!(pool.run(|| 1).await, Ok(1));
+    }
+
+    #[tokio::test]
+    async fn a_turn_is_over_with_its_work_and_not_with_whoever_waited_for_it() {
+        let (pool, turns) = (SigningPool::start(1, 1).unwrap(), Turns::new(1, 1));
+        let soon = || tokio::time::Instant::now() + std::time::Duration::from_millis(20);
+        let (release, gate) = sync_channel::<()>(0);
+        let turn = turns.take(soon()).await.unwrap();
+        let work = pool.run(move || {
+            let _turn = turn;
+            let _ = gate.recv();
+        });
+        // Its caller goes away at once.
+        assert!(tokio::time::timeout(std::time::Duration::ZERO, work).await.is_err());
+        assert!(turns.take(soon()).await.is_err(), "the work goes on, and so does its turn");
+        release.send(()).unwrap();
+        let later = tokio::time::Instant::now() + std::time::Duration::from_secs(5);
+        turns.take(later).await.unwrap();
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use signet_certs::chain::{Certificate, CertificateError};
+use signet_certs::chain::{Certificate, CertificateError, ChainError, Usage, verify};
 use signet_certs::clock::rfc3339;
 use signet_certs::key::{KeyError, PrivateKey};
 use signet_certs::validity::{BACKDATE, Validity};
@@ -51,7 +51,14 @@ pub struct ServingCertificate {
     settings: Serving,
     issuer: Arc<ArcSwap<Issuer>>,
     key: ArcSwapOption<CertifiedKey>,
-    leaf: ArcSwapOption<Certificate>,
+    held: ArcSwapOption<Held>,
+}
+
+/// What peers get, to be judged as they would.
+#[derive(Debug)]
+struct Held {
+    leaf: Certificate,
+    intermediates: Vec<Certificate>,
 }
 
 impl ResolvesServerCert for ServingCertificate {
@@ -63,12 +70,18 @@ impl ResolvesServerCert for ServingCertificate {
 impl ServingCertificate {
     /// None yet: call [`Self::renew`] before serving.
     pub fn new(settings: Serving, issuer: Arc<ArcSwap<Issuer>>) -> Self {
-        Self { settings, issuer, key: ArcSwapOption::empty(), leaf: ArcSwapOption::empty() }
+        Self { settings, issuer, key: ArcSwapOption::empty(), held: ArcSwapOption::empty() }
     }
 
     /// The certificate in use.
-    pub fn leaf(&self) -> Option<Arc<Certificate>> {
-        self.leaf.load_full()
+    pub fn leaf(&self) -> Option<Certificate> {
+        self.held.load().as_ref().map(|held| held.leaf.clone())
+    }
+
+    /// Whether peers that hold the roots of today accept it at `now`; nothing while there is none.
+    pub fn verify(&self, now: SystemTime) -> Option<Result<(), ChainError>> {
+        let (held, issuer) = (self.held.load_full()?, self.issuer.load());
+        Some(verify(&held.leaf, &held.intermediates, &issuer.cacerts().roots, now, Usage::Server))
     }
 
     /// Makes a key, signs, records and swaps; on an error the old certificate stays.
@@ -77,12 +90,13 @@ impl ServingCertificate {
         let key = PrivateKey::generate_p256()?;
         let signed = issuer.sign_serving(key.spki(), &self.settings, now)?;
         log.append(self.entry(&issuer, &signed, now)).await?;
-        let intermediates = issuer.cacerts().intermediates.iter().map(|member| member.der().clone());
-        let chain: Vec<CertificateDer<'static>> =
-            std::iter::once(signed.der.clone()).chain(intermediates).collect();
+        let intermediates = issuer.intermediates(&signed).to_vec();
+        let above = intermediates.iter().map(|member| member.der().clone());
+        let chain: Vec<CertificateDer<'static>> = std::iter::once(signed.der.clone()).chain(above).collect();
         let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.to_pkcs8_der().to_vec()));
         let key = rustls::crypto::ring::sign::any_supported_type(&der)?;
-        self.leaf.store(Some(Arc::new(Certificate::from_der(signed.der.to_vec())?)));
+        let leaf = Certificate::from_der(signed.der.to_vec())?;
+        self.held.store(Some(Arc::new(Held { leaf, intermediates })));
         self.key.store(Some(Arc::new(CertifiedKey::new(chain, key))));
         let (serial, not_after) = (signed.serial.to_string(), rfc3339(signed.validity.not_after));
         tracing::info!(serial, not_after, "serving certificate renewed");
@@ -112,7 +126,7 @@ impl ServingCertificate {
             instance: String::new(),
             evidence: EvidenceEntry { kind: "none".to_owned(), ..EvidenceEntry::default() },
             key_hash: signed.key_hash,
-            issuer_key_id: issuer.key_id().to_vec(),
+            issuer_key_id: signed.issuer_key_id.clone(),
             not_before: signed.validity.not_before,
             not_after: signed.validity.not_after,
             profile: "serving".to_owned(),

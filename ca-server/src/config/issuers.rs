@@ -22,8 +22,8 @@ struct Row {
     namespaces: Option<Vec<String>>,
 }
 
-/// All issuers; what is wrong with one is a fault under its key.
-pub(super) fn read(values: &mut Values, trust_domain: Option<&TrustDomain>) -> Vec<TokenIssuer> {
+/// All issuers, each with its key; what is wrong with one is a fault under that.
+pub(super) fn read(values: &mut Values, trust_domain: Option<&TrustDomain>) -> Vec<(String, TokenIssuer)> {
     let mut rows = Vec::from_iter(of_flags(values).map(|row| ("jwks".to_owned(), row)));
     let in_file = values.rows::<Row>("token_issuers").into_iter().enumerate();
     rows.extend(in_file.map(|(number, row)| (format!("token_issuers[{number}]"), row)));
@@ -34,13 +34,13 @@ pub(super) fn read(values: &mut Values, trust_domain: Option<&TrustDomain>) -> V
             "is needed, with jwks: without an issuer of tokens nobody can be believed",
         );
     }
-    let mut issuers: Vec<TokenIssuer> = Vec::new();
+    let mut issuers: Vec<(String, TokenIssuer)> = Vec::new();
     for (key, row) in rows {
         match checked(row, trust_domain) {
-            Ok(Some(issuer)) if issuers.iter().any(|other| other.issuer == issuer.issuer) => {
+            Ok(Some(issuer)) if issuers.iter().any(|(_, other)| other.issuer == issuer.issuer) => {
                 values.fault(&key, format!("the issuer {:?} is configured twice", issuer.issuer));
             }
-            Ok(issuer) => issuers.extend(issuer),
+            Ok(issuer) => issuers.extend(issuer.map(|issuer| (key, issuer))),
             Err(what) => values.fault(&key, what),
         }
     }

@@ -12,9 +12,12 @@ fn load_from(flags: &[&str], file: Option<&str>, environment: &[(&str, &str)]) -
         all.push(format!("--config={}", path.display()));
     }
     let matches = Command::new("run").args(arguments()).try_get_matches_from(all).unwrap();
-    load(&matches, |name| {
+    let mut values = SETTINGS.collect(&matches, |name| {
         environment.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
-    })
+    });
+    // The files that are named here are not there.
+    let config = check(&mut values, |_, _| ());
+    values.finish(config)
 }
 
 const NEEDED: &[&str] = &["--token-issuer=https://k8s", "--jwks=/keys.json"];
@@ -124,6 +127,9 @@ fn contradictions_are_found() {
     assert!(fault(&["--token-issuer=i"]).contains("jwks (--jwks): is needed"));
     let same = [NEEDED, &["--listen=127.0.0.1:1", "--monitoring=127.0.0.1:1"]].concat();
     assert!(fault(&same).contains("the same address"));
+    let hidden = [NEEDED, &["--data=/d", "--admin-group=7"]].concat();
+    assert!(fault(&hidden).contains("admin_group (--admin-group): needs an admin_socket outside"));
+    assert!(load_from(&[&hidden[..], &["--admin-socket=/run/s"]].concat(), None, &[]).is_ok());
     let long = format!("--admin-socket=/{}", "x".repeat(120));
     assert!(fault(&[NEEDED, &[long.as_str()]].concat()).contains("admin_socket"));
 }

@@ -85,13 +85,14 @@ impl Queue {
         Announced(self)
     }
 
-    /// Adds a command.
+    /// Adds a command. Only entries count against the capacity: there is one probe at a time, and checkpoints
+    /// are asked for by operators.
     pub(super) fn push(&self, command: Command) -> Result<(), Refusal> {
         let mut state = self.lock();
         if state.closed {
             return Err(Refusal::Closed);
         }
-        if state.commands.len() >= self.capacity {
+        if matches!(command, Command::Append { .. }) && state.commands.len() >= self.capacity {
             return Err(Refusal::Full);
         }
         state.commands.push(command);
@@ -181,20 +182,26 @@ impl Drop for Announced<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::issuance_log::record::tests::act;
 
     fn probe() -> Command {
         Command::Probe(oneshot::channel().0)
     }
 
+    fn append() -> Command {
+        Command::Append { entry: Box::new(act()), reply: oneshot::channel().0 }
+    }
+
     #[test]
     fn a_full_or_closed_queue_refuses_and_what_waits_is_still_taken() {
         let queue = Queue::new(2);
-        assert!(queue.push(probe()).is_ok() && queue.push(probe()).is_ok());
-        assert!(matches!(queue.push(probe()), Err(Refusal::Full)));
+        assert!(queue.push(append()).is_ok() && queue.push(append()).is_ok());
+        assert!(matches!(queue.push(append()), Err(Refusal::Full)));
+        assert!(queue.push(probe()).is_ok(), "whether it can record is asked while it is full, too");
         queue.close();
         assert!(matches!(queue.push(probe()), Err(Refusal::Closed)));
         let (commands, closed) = queue.take(None);
-        assert_eq!((commands.len(), closed, queue.len()), (2, true, 0));
+        assert_eq!((commands.len(), closed, queue.len()), (3, true, 0));
     }
 
     #[test]

@@ -128,6 +128,50 @@ async fn case_49_an_intermediate_that_may_not_sign_uris_is_refused_at_the_start(
 }
 
 #[tokio::test]
+async fn case_49_what_would_break_at_the_peers_is_found_by_check() {
+    for (constraint, what) in [
+        ("nameConstraints=critical,permitted;DNS:elsewhere.example\n", "our own port"),
+        ("extendedKeyUsage=clientAuth\n", "would not verify"),
+        ("extendedKeyUsage=codeSigning\n", "would not verify"),
+        ("1.2.3.4=critical,ASN1:NULL\n", "would not verify"),
+    ] {
+        let site = Site::default();
+        certify(&site, &format!("{CA}{constraint}"), FOR_A_DAY);
+        refused(&site, &[], &["cacerts", what]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_data_folder_that_cannot_be_is_found_by_check() {
+    let site = Site::default();
+    fs::write(site.path("file"), "").unwrap();
+    let (code, said) = site.ca_ends("check", &[("data", "file/data")]).await;
+    assert!(code == 1 && said.contains("file/data"), "{said}");
+}
+
+#[tokio::test]
+async fn case_51_settings_and_the_files_that_they_name_are_reported_together() {
+    let site = Site::default();
+    fs::remove_file(site.path("cacerts/ca-key.pem")).unwrap();
+    let faults = [("jwks", "no-such-keys.json"), ("queue", "0"), ("admin-group", "7")];
+    for verb in ["check", "run"] {
+        let (code, said) = site.ca_ends(verb, &faults).await;
+        assert_eq!(code, 2, "{said}");
+        for text in [
+            "4 faults",
+            "queue (",
+            "admin_group (",
+            "jwks (--jwks)",
+            "no-such-keys.json",
+            "cacerts (",
+            "ca-key.pem",
+        ] {
+            assert!(said.contains(text), "{verb}: {text:?} is not in {said}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn case_51_check_names_every_fault_of_a_configuration_at_once() {
     let site = Site::default();
     fs::write(

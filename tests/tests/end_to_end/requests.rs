@@ -5,6 +5,8 @@ use base64::engine::general_purpose::STANDARD;
 use futures::future::join_all;
 use signet_certs::key::PrivateKey;
 use signet_tests::harness::caller::{Ask, Caller, csr_of, reason};
+use signet_tests::harness::eventually;
+use signet_tests::harness::http::{get, metric};
 use signet_tests::harness::openssl::{csr, key};
 use signet_tests::harness::site::{IDENTITY, Site};
 use tonic::Code;
@@ -126,8 +128,17 @@ async fn messages_and_headers_beyond_all_measure_end_nothing() {
     let site = Site::default();
     let ca = site.ca(&[]).await;
     let caller = Caller::to(&site, &ca).await;
-    let huge = caller.ask(Ask { csr: "x".repeat(1_000_000), ..site.ask() }).await.unwrap_err();
-    assert_ne!(huge.code(), Code::Ok);
+    for size in [70_000, 1_000_000] {
+        let huge = caller.ask(Ask { csr: "x".repeat(size), ..site.ask() }).await.unwrap_err();
+        assert_eq!(
+            (huge.code(), reason(&huge).as_str()),
+            (Code::InvalidArgument, "REQUEST_INVALID"),
+            "{huge}"
+        );
+        let line = ca.process.message("certificate refused").await;
+        assert_eq!(line.json["reason"], "REQUEST_INVALID");
+        assert!(line.json["cause"].as_str().unwrap().contains("message length too large"), "{}", line.text);
+    }
     caller.ask(site.ask()).await.unwrap();
     let headers = vec![("x-large", "x".repeat(100_000))];
     caller.ask(Ask { headers, ..site.ask() }).await.unwrap_err();
@@ -135,6 +146,55 @@ async fn messages_and_headers_beyond_all_measure_end_nothing() {
     caller.ask(Ask { headers: many, ..site.ask() }).await.unwrap_err();
     // Such a client may have lost its connection, and nobody else anything.
     Caller::to(&site, &ca).await.ask(site.ask()).await.unwrap();
+}
+
+/// A call of the issuing service whose message is not what it should be.
+async fn call<S>(caller: &Caller, stream: S) -> tonic::Status
+where
+    S: futures::Stream<Item = prost_types::Value> + Send + 'static,
+{
+    let mut client = tonic::client::Grpc::new(caller.channel());
+    client.ready().await.unwrap();
+    let path = "/istio.v1.auth.IstioCertificateService/CreateCertificate".parse().unwrap();
+    let codec = tonic_prost::ProstCodec::<prost_types::Value, ()>::default();
+    client.client_streaming(tonic::Request::new(stream), path, codec).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn a_message_of_another_type_is_refused_with_a_reason() {
+    let site = Site::default();
+    let ca = site.ca(&[]).await;
+    let caller = Caller::to(&site, &ca).await;
+    // Its field 1 is a number where text is expected.
+    let null = prost_types::Value { kind: Some(prost_types::value::Kind::NullValue(0)) };
+    let status = call(&caller, futures::stream::iter([null])).await;
+    assert_eq!(
+        (status.code(), reason(&status).as_str()),
+        (Code::InvalidArgument, "REQUEST_INVALID"),
+        "{status}"
+    );
+    let metrics = get(ca.monitoring, "/metrics").1;
+    assert!(metrics.contains("signet_refusals_total{reason=\"REQUEST_INVALID\"} 1"), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_message_that_does_not_come_ends_at_the_deadline_and_held_a_place() {
+    let site = Site::default();
+    let ca = site.ca(&[("deadline", "2s"), ("in-flight", "1")]).await;
+    let caller = Caller::to(&site, &ca).await;
+    let stalled = tokio::spawn({
+        let caller = caller.clone();
+        async move { call(&caller, futures::stream::pending()).await }
+    });
+    eventually("the message that does not come has a place", async || {
+        metric(ca.monitoring, "signet_in_flight").filter(|taken| *taken == 1.0)
+    })
+    .await;
+    let status = caller.ask(site.ask()).await.unwrap_err();
+    assert_eq!(reason(&status), "OVERLOAD_SERVER", "{status}");
+    let status = stalled.await.unwrap();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "DEADLINE"), "{status}");
+    caller.ask(site.ask()).await.unwrap();
 }
 
 #[tokio::test]

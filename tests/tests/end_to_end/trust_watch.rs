@@ -1,5 +1,6 @@
 //! The trust watch and its acknowledgements, by a consumer that we did not write.
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use signet_proto::signet::trust::v1::trust_distribution_client::TrustDistributionClient;
 use signet_proto::signet::trust::v1::{
@@ -54,6 +55,21 @@ fn statement(trust: &Trust, holding: Holding) -> WatchRequest {
         errors: vec!["no such file".to_owned()],
     };
     WatchRequest { acknowledgement: Some(acknowledgement) }
+}
+
+#[tokio::test]
+async fn an_open_watch_does_not_hold_up_the_end_of_the_server() {
+    let site = Site::default();
+    let ca = site.ca(&[("drain", "1h")]).await;
+    let caller = Caller::to(&site, &ca).await;
+    let (_requests, mut answers) = watch(&caller, Some(&site.token("sleep"))).await.unwrap();
+    first(&mut answers).await;
+    ca.process.signal(Signal::TERM);
+    // Clean, and long before the time to drain is over.
+    let end = tokio::time::timeout(PATIENCE, answers.message()).await.unwrap();
+    assert!(matches!(end, Ok(None)), "{end:?}");
+    let (status, log) = ca.process.ended().await;
+    assert!(status.success() && log.iter().all(|line| !line.text.contains("still in flight")), "{log:?}");
 }
 
 #[tokio::test]

@@ -1,0 +1,165 @@
+//! The issuing intermediate: under a plugged-in RSA key whose path lengths allow it, a P-256 CA that lives in
+//! memory and signs in the slow key's place. Its certificate is recorded like every other, and it is made
+//! again at every start, with every other CA, and before it ends.
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use signet_certs::ca::{Ca, CaError};
+use signet_certs::cacerts::{Cacerts, MAX_INTERMEDIATES};
+use signet_certs::clock::whole_seconds;
+use signet_certs::digest::{hex, sha256};
+use signet_certs::key::{KeyError, KeyKind, PrivateKey, key_identifier};
+use signet_certs::name::ca_name;
+use signet_certs::validity::{BACKDATE, Validity};
+use thiserror::Error;
+
+use super::issuer::Chain;
+use crate::issuance_log::{CertificateEntry, EvidenceEntry};
+use crate::trust::Trust;
+
+/// Its life, in lifetimes of the certificates that it signs. Made again when half of it is over, it always has
+/// two of them ahead, so that none is cut short on its account.
+const LIFETIMES: u32 = 4;
+/// Its life at the least: shorter ones would fill the log for nothing.
+const SHORTEST: Duration = Duration::from_secs(3600);
+/// No name has a longer part (RFC 5280, appendix A.1: ub-organization-name).
+const LONGEST_ORGANIZATION: usize = 64;
+
+/// Whether there may be one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Where it helps and nothing speaks against it.
+    Auto,
+    /// Never.
+    Off,
+}
+
+/// Why there is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Absent {
+    /// The configuration says so.
+    Off,
+    /// The plugged-in key signs fast enough.
+    Fast(KeyKind),
+    /// Peers that check CRLs want one for each CA of a chain, and nobody would sign this one's.
+    Crl,
+    /// A certificate of the chain allows no further CA beneath it.
+    PathLength,
+}
+
+impl fmt::Display for Absent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("off by configuration"),
+            Self::Fast(kind) => write!(f, "not needed: the plugged-in key is {kind}"),
+            Self::Crl => f.write_str("off: with a CRL, peers want one for each CA of a chain"),
+            Self::PathLength => {
+                f.write_str("off: the chain's path length leaves no room for it; every signature is RSA's")
+            }
+        }
+    }
+}
+
+/// Why it could not be made.
+#[derive(Debug, Error)]
+pub enum MintError {
+    /// There is no key for it.
+    #[error("making the key of the issuing intermediate")]
+    Key(#[from] KeyError),
+    /// The plugged-in CA did not sign it.
+    #[error("signing the issuing intermediate")]
+    Sign(#[from] CaError),
+}
+
+/// A CA in memory, under the plugged-in one.
+#[derive(Debug)]
+pub struct IssuingCa {
+    pub(super) ca: Ca,
+    pub(super) chain: Chain,
+    parent_key_id: Vec<u8>,
+}
+
+/// Whether `cacerts` is better off with one.
+pub fn wanted(cacerts: &Cacerts, mode: Mode) -> Result<(), Absent> {
+    let kind = cacerts.ca.key.kind();
+    if mode == Mode::Off {
+        return Err(Absent::Off);
+    }
+    if !matches!(kind, KeyKind::Rsa(_)) {
+        return Err(Absent::Fast(kind));
+    }
+    // Beneath the first CA of the path stands one more, beneath the next two, and so on.
+    let path = path(cacerts);
+    let room = |(above, length): (usize, Option<u32>)| length.is_none_or(|length| length as usize > above);
+    if path.len() > MAX_INTERMEDIATES || !path.into_iter().enumerate().all(room) {
+        return Err(Absent::PathLength);
+    }
+    Ok(())
+}
+
+/// Path lengths from the signing certificate up to the anchor.
+fn path(cacerts: &Cacerts) -> Vec<Option<u32>> {
+    let members = cacerts.intermediates.iter().chain([&cacerts.anchor]);
+    members.map(|member| member.facts().path_length).collect()
+}
+
+/// Makes one for leaves that live `lifetime` by default. `organization` is the mesh's name.
+pub fn mint(
+    cacerts: &Cacerts,
+    organization: &str,
+    lifetime: Duration,
+    now: SystemTime,
+) -> Result<IssuingCa, MintError> {
+    let key = PrivateKey::generate_p256()?;
+    let organization = Some(organization).filter(|name| name.len() <= LONGEST_ORGANIZATION);
+    // Every key has a name of its own, so that no peer confuses two of them.
+    let name = format!("Issuing CA {}", &hex(&key_identifier(key.spki()))[..16]);
+    let subject = ca_name(organization.unwrap_or("Signet"), None, &name);
+    let now = whole_seconds(now);
+    let life = (lifetime * LIFETIMES).max(SHORTEST);
+    let ends = cacerts.validities().map(|validity| validity.not_after).min();
+    let not_after = ends.map_or(now + life, |ends| ends.min(now + life));
+    let ca = cacerts.ca.intermediate(subject, 0, Validity { not_before: now - BACKDATE, not_after }, key)?;
+    let mut members = vec![ca.certificate.clone()];
+    members.extend(cacerts.intermediates.iter().cloned());
+    let chain = Chain::new(&ca.certificate, members, &cacerts.anchor);
+    Ok(IssuingCa { ca, chain, parent_key_id: cacerts.ca.certificate.key_id() })
+}
+
+impl IssuingCa {
+    /// Its certificate.
+    pub fn certificate(&self) -> &signet_certs::chain::Certificate {
+        &self.ca.certificate
+    }
+
+    /// When the next one is to be made: at half of its life.
+    pub fn due(&self) -> SystemTime {
+        let Validity { not_before, not_after } = self.ca.certificate.facts().validity;
+        let begin = not_before + BACKDATE;
+        begin + not_after.duration_since(begin).unwrap_or_default() / 2
+    }
+
+    /// What the log keeps of it.
+    pub fn entry(&self, trust: &Trust) -> CertificateEntry {
+        let facts = self.ca.certificate.facts();
+        CertificateEntry {
+            serial: facts.serial.as_bytes().to_vec(),
+            identity: String::new(),
+            instance: String::new(),
+            evidence: EvidenceEntry { kind: "none".to_owned(), ..EvidenceEntry::default() },
+            key_hash: sha256(&facts.spki),
+            issuer_key_id: self.parent_key_id.clone(),
+            not_before: facts.validity.not_before,
+            not_after: facts.validity.not_after,
+            profile: "issuing-intermediate".to_owned(),
+            trust_epoch: trust.epoch,
+            trust_sequence: trust.sequence,
+            root_digests: Vec::new(),
+            cluster: String::new(),
+            request_id: String::new(),
+            certificate_hash: self.ca.certificate.digest(),
+            dns_names: Vec::new(),
+        }
+    }
+}
