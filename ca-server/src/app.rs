@@ -26,15 +26,19 @@ use crate::api::istio::CertificateService;
 use crate::api::trust_watch::TrustService;
 use crate::api::{admin, listener, monitoring};
 use crate::attestation::{Attestation, AttestationSetupError};
-use crate::authority::Issuer;
-use crate::authority::loader::{self, LoadError};
+use crate::authority::expiry::{self, Forecast, Warner};
+use crate::authority::kept::Kept;
 use crate::authority::pool::SigningPool;
+use crate::authority::reload::{self, Authorities, Issuing, TakeError, Wish};
 use crate::authority::serving::{ServingCertificate, ServingError};
+use crate::authority::start::{self, StartError};
 use crate::authority::state::{self, StateError};
+use crate::authority::wish::Rules;
+use crate::authority::{Issuer, follow, loader};
 use crate::config::Config;
 use crate::data_folder::{DataFolder, DataFolderError};
 use crate::health::Health;
-use crate::issuance_log::{self, ActEntry, AppendError, Entry, IssuanceLog};
+use crate::issuance_log::{self, IssuanceLog};
 use crate::issue::Issuance;
 use crate::metrics::Metrics;
 use crate::shutdown;
@@ -70,18 +74,18 @@ pub enum AppError {
     /// The issuance log cannot be used.
     #[error("opening the issuance log")]
     Log(#[from] issuance_log::OpenError),
-    /// The CA files cannot be used.
+    /// There is no CA to start with.
     #[error("loading the CA")]
-    Load(#[from] LoadError),
+    Start(#[from] StartError),
     /// The trust object's version is unknown.
     #[error("publishing the trust bundles")]
     Publish(#[from] PublishError),
-    /// The authority's row cannot be kept.
-    #[error("activating the authority")]
+    /// The authorities cannot be read.
+    #[error("reading the authorities")]
     State(#[from] StateError),
-    /// That cannot be recorded.
-    #[error("recording the activation of the authority")]
-    Record(#[from] AppendError),
+    /// The authority cannot be kept or recorded.
+    #[error("activating the authority")]
+    Activate(#[from] TakeError),
     /// Tokens cannot be verified.
     #[error("preparing to verify tokens")]
     Attestation(#[from] AttestationSetupError),
@@ -126,6 +130,15 @@ pub struct Running {
     pub health: Health,
     /// State.
     pub store: Arc<dyn Store>,
+    /// What the plugged-in folder asks for in vain.
+    pub wish: watch::Receiver<Option<Wish>>,
+}
+
+impl Running {
+    /// When our certificates end.
+    pub fn forecast(&self, now: SystemTime) -> Vec<Forecast> {
+        expiry::forecast(&self.issuance.issuer.load(), self.serving.leaf().as_ref(), now)
+    }
 }
 
 /// Where it listens.
@@ -152,7 +165,6 @@ fn cores() -> usize {
 /// Runs the server until SIGTERM or SIGINT.
 pub async fn run(mut config: Config) -> Result<(), AppError> {
     let started = SystemTime::now();
-    let cacerts = loader::load(&config.cacerts, started)?;
     let mut domains = BTreeSet::from([config.trust_domain.clone()]);
     domains.extend(config.token_issuers.iter().map(|issuer| issuer.trust_domain.clone()));
     let attestation = Attestation::new(std::mem::take(&mut config.token_issuers))?;
@@ -160,16 +172,45 @@ pub async fn run(mut config: Config) -> Result<(), AppError> {
     let folder = DataFolder::open(&config.data)?;
     let store: Arc<dyn Store> = Arc::new(SledStore::open(&folder.state_dir())?);
     let log = Arc::new(IssuanceLog::open(&folder, store.clone(), &issuance_log::Options::default())?);
+    let metrics = Arc::new(Metrics::default());
 
-    let bundles = trust::same_for_all(&domains, &cacerts.roots);
+    let kept = Kept::new(folder.authorities_dir());
+    let plugged = loader::read(&config.cacerts);
+    let active = state::active(store.as_ref())?;
+    let start =
+        start::choose(active.as_ref(), &kept, &plugged, &config.cacerts, &config.trust_domain, started)?;
+    let bundles = trust::same_for_all(&domains, &start.cacerts.roots);
     let publisher = Arc::new(Publisher::open(store.as_ref(), bundles, started)?);
-    let issuer = Issuer::new(Arc::new(cacerts), None, publisher.current());
-    if state::activate(store.as_ref(), &issuer, started)? {
-        record_activation(&log, &issuer, started).await?;
-    }
-    let issuer = Arc::new(ArcSwap::from_pointee(issuer));
+    let issuing = Issuing {
+        mode: config.issuing_intermediate,
+        organization: config.trust_domain.to_string(),
+        lifetime: config.lifetimes.default,
+    };
+    let issuing_ca = issuing.make(&start.cacerts, &log, &publisher.current(), started).await?;
+    let issuer = Arc::new(Issuer::new(start.cacerts, issuing_ca, publisher.current()));
+    reload::activate(&kept, store.clone(), &log, issuer.clone(), start.source, started).await?;
+    let issuer = Arc::new(ArcSwap::from(issuer));
     let serving = Arc::new(ServingCertificate::new(config.serving.clone(), issuer.clone()));
     serving.renew(&log, SystemTime::now()).await?;
+
+    let mut authorities = Authorities {
+        folder: config.cacerts.clone(),
+        rules: Rules { domains, serving: config.serving.clone() },
+        issuing,
+        kept,
+        store: store.clone(),
+        log: log.clone(),
+        publisher: publisher.clone(),
+        serving: serving.clone(),
+        metrics: metrics.clone(),
+        issuer: issuer.clone(),
+        source: start.source,
+        wish: watch::Sender::new(None),
+    };
+    let seen = plugged.digest();
+    authorities.consider(plugged, started).await;
+    let wish = authorities.wish.subscribe();
+    let folders = follow::follow(config.cacerts.clone(), seen).map_err(AppError::System)?;
 
     let issuing = bind(config.listen).await?;
     let observing = bind(config.monitoring).await?;
@@ -198,31 +239,25 @@ pub async fn run(mut config: Config) -> Result<(), AppError> {
         addresses,
         issuance,
         places: PerAddress::new(config.limits.in_flight, config.limits.in_flight_per_address),
-        metrics: Arc::new(Metrics::default()),
+        metrics,
         publisher,
         consumers: Consumers::new(store.clone()),
         serving,
         health: Health::default(),
         store,
+        wish,
         config,
     });
-    serve(running.clone(), issuing, observing, operating).await?;
+    let authorities = tokio::spawn(authorities.run(folders));
+    let served = serve(running.clone(), issuing, observing, operating).await;
+    authorities.abort();
+    served?;
 
     let log = running.issuance.log.clone();
     // Blocks for the last batch and its checkpoint.
     let _ = tokio::task::spawn_blocking(move || log.close()).await;
     drop(folder);
     Ok(())
-}
-
-async fn record_activation(log: &IssuanceLog, issuer: &Issuer, now: SystemTime) -> Result<(), AppendError> {
-    let act = ActEntry {
-        kind: "authority-active".to_owned(),
-        actor: "ca-server".to_owned(),
-        subject: issuer.id().to_owned(),
-        reason: "loaded from the cacerts folder at start".to_owned(),
-    };
-    log.append(Entry::act(now, act)).await.map(|_| ())
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, AppError> {
@@ -244,6 +279,7 @@ async fn serve(
         tokio::spawn(renew_serving(running.clone())),
         tokio::spawn(refresh_keys(running.clone())),
         tokio::spawn(report_health(running.clone(), health_reporter)),
+        tokio::spawn(warn_of_expiry(running.clone())),
     ];
     let monitor = axum::serve(observing, monitoring::router(running.clone()));
     let monitor = tokio::spawn(monitor.with_graceful_shutdown(ends(stopped.clone())).into_future());
@@ -329,6 +365,10 @@ async fn renew_serving(running: Arc<Running>) {
 
 async fn refresh_keys(running: Arc<Running>) {
     running.issuance.attestation.refresh_forever().await;
+}
+
+async fn warn_of_expiry(running: Arc<Running>) {
+    Warner::default().run(|now| running.forecast(now)).await;
 }
 
 /// Tells gRPC's health service what readiness says, every few seconds.

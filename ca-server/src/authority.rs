@@ -1,16 +1,24 @@
 //! Authorities: CA keys and certificates with a state. Exactly one is active, and signs as [`Issuer`].
 //!
-//! [`loader`] reads the plugged-in folder, [`rehearsal`] tries it out, [`state`] keeps the rows that outlive a
-//! restart, [`issuer`] is the snapshot that one request signs with, [`issuing`] the fast CA under a slow key,
-//! [`pool`] the threads that sign, [`serving`] the certificate of our own port.
+//! [`start`] chooses the CA to start with; while the server runs, [`follow`] watches the plugged-in folder,
+//! [`wish`] judges what it asks for, [`reload`] takes it. [`loader`] reads a folder, [`rehearsal`] tries it out,
+//! [`kept`] and [`state`] are the copy and the rows that outlive a restart. [`issuer`] is the snapshot that one
+//! request signs with, [`issuing`] the fast CA under a slow key, [`pool`] the threads that sign, [`serving`] the
+//! certificate of our own port, [`expiry`] says when all of them end.
 
+pub mod expiry;
+pub mod follow;
 pub mod issuer;
 pub mod issuing;
+pub mod kept;
 pub mod loader;
 pub mod pool;
 pub mod rehearsal;
+pub mod reload;
 pub mod serving;
+pub mod start;
 pub mod state;
+pub mod wish;
 
 pub use issuer::Issuer;
 

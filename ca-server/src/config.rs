@@ -18,6 +18,7 @@ use signet_service::settings::{Faults, Setting, Settings, Values, setting};
 
 use self::files::Named;
 use crate::attestation::TokenIssuer;
+use crate::authority::issuing::Mode;
 
 /// Longest path of a Unix socket (`sun_path` less its final zero).
 const MAX_SOCKET_PATH: usize = 107;
@@ -26,7 +27,8 @@ const MAX_SOCKET_PATH: usize = 107;
 const SINGLE: &[Setting] = &[
     setting("trust_domain", "TRUST_DOMAIN", Some("cluster.local"), "TD", "Trust domain of every SPIFFE ID"),
     setting("cluster_id", "CLUSTER_ID", Some("Kubernetes"), "ID", "Name of this cluster, for the log"),
-    setting("cacerts", "ROOT_CA_DIR", Some("./etc/cacerts"), "DIR", "Folder with ca-cert.pem ca-key.pem cert-chain.pem root-cert.pem"),
+    setting("cacerts", "ROOT_CA_DIR", Some("./etc/cacerts"), "DIR", "Folder with ca-cert.pem ca-key.pem cert-chain.pem root-cert.pem, or tls.crt tls.key ca.crt; without any of them a self-signed CA is made in the data folder"),
+    setting("issuing_intermediate", "SIGNET_ISSUING_INTERMEDIATE", Some("auto"), "auto|off", "A P-256 CA in memory under an RSA one whose path length allows it"),
     setting("data", "SIGNET_DATA", Some("/var/lib/signet"), "DIR", "Folder for the issuance log and the state"),
     setting("listen", "SIGNET_LISTEN", Some("0.0.0.0:15012"), "ADDR", "Issuing port (TLS)"),
     setting("monitoring", "SIGNET_MONITORING", Some("0.0.0.0:15014"), "ADDR", "Metrics and health (HTTP)"),
@@ -68,6 +70,8 @@ pub struct Config {
     pub cluster_id: String,
     /// The plugged-in CA.
     pub cacerts: PathBuf,
+    /// Whether there may be an issuing intermediate under it.
+    pub issuing_intermediate: Mode,
     /// The data folder.
     pub data: PathBuf,
     /// The issuing port.
@@ -151,12 +155,19 @@ pub struct Refused {
 
 /// Reads and checks everything, the files that it names too; `environment` answers for a variable's name.
 /// Nothing is written.
-pub fn load(flags: &ArgMatches, environment: impl Fn(&str) -> Option<String>) -> Result<Config, Refused> {
+///
+/// With `starts`, CA files that cannot be used are no fault where the server would start without them, with the
+/// CA that was active before.
+pub fn load(
+    flags: &ArgMatches,
+    environment: impl Fn(&str) -> Option<String>,
+    starts: bool,
+) -> Result<Config, Refused> {
     let mut values = SETTINGS.collect(flags, environment);
     let mut only_files = false;
     let config = check(&mut values, |named, values| {
         only_files = values.is_clean();
-        files::examine(named, values);
+        files::examine(named, starts, values);
     });
     values.finish(config).map_err(|faults| Refused { faults, only_files })
 }
@@ -169,6 +180,11 @@ fn check(values: &mut Values, files: impl FnOnce(&Named<'_>, &mut Values)) -> Op
         _ => Err("must be 1 to 128 printable ASCII characters".to_owned()),
     });
     let cacerts = values.required("cacerts").map(PathBuf::from);
+    let issuing_intermediate = values.parsed("issuing_intermediate", |text| match text {
+        "auto" => Ok(Mode::Auto),
+        "off" => Ok(Mode::Off),
+        _ => Err(format!("must be auto or off, not {text:?}")),
+    });
     let data = values.required("data").map(PathBuf::from);
     let listen = values.parsed("listen", address);
     let monitoring = values.parsed("monitoring", address);
@@ -209,6 +225,7 @@ fn check(values: &mut Values, files: impl FnOnce(&Named<'_>, &mut Values)) -> Op
         trust_domain: trust_domain?,
         cluster_id: cluster_id?,
         cacerts: cacerts?,
+        issuing_intermediate: issuing_intermediate?,
         data: data?,
         listen: listen?,
         monitoring: monitoring?,

@@ -1,7 +1,7 @@
 //! The folder that holds what the CA must not lose, and the files in it.
 //!
 //! One server at a time owns a folder, by a lock that the kernel drops with the process. The folder's parts:
-//! `log/` (the issuance log), `state/` (the store), `log-key.pem` (the key that signs the log's checkpoints)
+//! `log/` (the issuance log), `state/` (the store), `authorities/` (the CA that is active), `log-key.pem` (the key that signs the log's checkpoints)
 //! and `VERSION` (of this layout). Files that are replaced as a whole are written by `write_file` here, so
 //! that a crash leaves the old bytes or the new ones and nothing between.
 
@@ -171,6 +171,11 @@ impl DataFolder {
         self.path.join("state")
     }
 
+    /// The copies of authorities.
+    pub fn authorities_dir(&self) -> PathBuf {
+        authorities_dir(&self.path)
+    }
+
     /// The key that signs the log's checkpoints: PEM, PKCS#8, mode 0600.
     pub fn log_key_path(&self) -> PathBuf {
         self.path.join("log-key.pem")
@@ -190,6 +195,15 @@ impl DataFolder {
             Err(source) => Err(DataFolderError::Read { path, source }),
         }
     }
+}
+
+fn authorities_dir(path: &Path) -> PathBuf {
+    path.join("authorities")
+}
+
+/// Whether a CA was active in the data folder at `path`, so that a server there starts with that one.
+pub fn has_authority(path: &Path) -> bool {
+    authorities_dir(path).is_dir()
 }
 
 /// Whether a data folder at `path` could be made and written. Writes nothing.

@@ -55,7 +55,7 @@ fn main() -> ExitCode {
         Verb::Run(_) | Verb::Check(_) => {
             // The subcommand was just matched.
             let Some((verb, flags)) = matches.subcommand() else { return ExitCode::from(2) };
-            match config::load(flags, |name| std::env::var(name).ok()) {
+            match config::load(flags, |name| std::env::var(name).ok(), verb == "run") {
                 Ok(_) if verb == "check" => {
                     println!("the configuration and everything it names are in order");
                     ExitCode::SUCCESS

@@ -45,6 +45,7 @@ pub struct Metrics {
     refused: Family<Reason, Counter>,
     connections_refused: Family<Reason, Counter>,
     watches_refused: Family<Reason, Counter>,
+    reloads: Family<Reason, Counter>,
     watches: Gauge,
     acknowledgements: Counter,
     latency: Histogram,
@@ -62,6 +63,7 @@ impl Default for Metrics {
             refused: Family::default(),
             connections_refused: Family::default(),
             watches_refused: Family::default(),
+            reloads: Family::default(),
             watches: Gauge::default(),
             acknowledgements: Counter::default(),
             latency: Histogram::new(LATENCY),
@@ -121,6 +123,11 @@ impl Metrics {
         self.watches_refused.get_or_create(&Reason { reason }).inc();
     }
 
+    /// A change of the CA files was taken, or refused for a reason.
+    pub fn reloaded(&self, reason: &'static str) {
+        self.reloads.get_or_create(&Reason { reason }).inc();
+    }
+
     /// A trust watch begins.
     pub fn watch_open(&self) -> OpenWatch {
         self.watches.inc();
@@ -162,6 +169,8 @@ impl Metrics {
         r.register("signet_connections_refused", "Connections refused, by reason", refused);
         let refused = self.watches_refused.clone();
         r.register("signet_trust_watches_refused", "Trust watches refused, by reason", refused);
+        let help = "Changes of the CA files that were taken (TAKEN), or refused, by reason";
+        r.register("signet_cacerts_reloads", help, self.reloads.clone());
         r.register("signet_trust_watches", "Trust watches open", self.watches.clone());
         r.register("signet_acknowledgements", "Acknowledgements kept", self.acknowledgements.clone());
         r.register("signet_issuance_seconds", "Time from request to answer", self.latency.clone());
@@ -224,6 +233,8 @@ impl Collector for Snapshot {
         gauge("signet_trust_sequence", "Sequence of the trust object", count(trust.sequence))?;
         gauge("signet_in_flight", "Requests in flight", running.places.taken() as i64)?;
         gauge("signet_queue", "Requests that wait for their turn", running.issuance.turns.waiting() as i64)?;
+        let refused = running.wish.borrow().is_some();
+        gauge("signet_cacerts_refused", "1 while the CA files ask for what is not taken", refused.into())?;
         gauge(
             "signet_ready",
             "1 when certificates can be signed and recorded",
@@ -233,21 +244,25 @@ impl Collector for Snapshot {
         let help = "When certificates end, seconds since 1970";
         let name = "signet_certificate_expiry_timestamp_seconds";
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        let mut expiry = |kind: &str, serial: String, at: i64| {
-            let labels = [("kind", kind.to_owned()), ("serial", serial)];
-            ConstGauge::new(at).encode(family.encode_family(&labels)?)
+        let mut expiry = |kind: &str, serial: &str, at: i64| {
+            ConstGauge::new(at).encode(family.encode_family(&[("kind", kind), ("serial", serial)])?)
         };
-        for root in &cacerts.roots {
-            expiry("root", root.facts().serial.to_string(), ends(root))?;
-        }
-        expiry("issuer", cacerts.ca.certificate.facts().serial.to_string(), signer)?;
-        if let Some(leaf) = running.serving.leaf() {
-            expiry("serving", leaf.facts().serial.to_string(), ends(&leaf))?;
+        let forecast = running.forecast(SystemTime::now());
+        for one in &forecast {
+            expiry(one.kind.name(), &one.serial, to_unix(one.ends))?;
         }
         // Of the leaf issued last only the time: its serial would be a new series each time.
         let last = running.metrics.last_leaf_not_after();
         if last != 0 {
-            expiry("leaf", String::new(), last)?;
+            expiry("leaf", "", last)?;
+        }
+
+        let help = "Share of their life that certificates have left, 0 to 1";
+        let name = "signet_certificate_life_left_ratio";
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for one in &forecast {
+            let labels = [("kind", one.kind.name()), ("serial", one.serial.as_str())];
+            ConstGauge::new(one.share_left).encode(family.encode_family(&labels)?)?;
         }
         Ok(())
     }

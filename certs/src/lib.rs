@@ -10,6 +10,7 @@ pub mod bundle;
 pub mod ca;
 pub mod cacerts;
 pub mod chain;
+pub mod change;
 pub mod check;
 pub mod clock;
 pub mod csr;

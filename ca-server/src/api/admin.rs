@@ -27,7 +27,8 @@ use signet_service::logging::with_causes;
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::app::Running;
-use crate::authority::state;
+use crate::authority::reload::Wish;
+use crate::authority::{issuing, state};
 use crate::issuance_log::{Page, ProveError};
 use crate::operator::query::RecordQuery;
 use crate::trust::consumers::Fact;
@@ -166,6 +167,8 @@ async fn status(State(running): State<Arc<Running>>) -> Response {
             "not_after": rfc3339(facts.validity.not_after),
         })
     };
+    let absent = issuing::wanted(cacerts, running.config.issuing_intermediate).err();
+    let absent = absent.map(|absent| absent.to_string());
     let trust = running.publisher.current();
     let log = running.issuance.log.stats();
     let keys = running.issuance.attestation.key_sets();
@@ -188,7 +191,14 @@ async fn status(State(running): State<Arc<Running>>) -> Response {
             "id": issuer.id(),
             "key": cacerts.ca.key.kind().to_string(),
             "certificate": certificate(&cacerts.ca.certificate),
+            "cacerts": running.config.cacerts.display().to_string(),
+            "issuing_intermediate": match (issuer.issuing(), absent) {
+                (Some(issuing), _) => certificate(issuing.certificate()),
+                (None, absent) => json!({ "absent": absent }),
+            },
         },
+        "wish": *running.wish.borrow(),
+        "expiry": running.forecast(now),
         "roots": cacerts.roots.iter().map(&certificate).collect::<Vec<_>>(),
         "serving": running.serving.leaf().map(|leaf| certificate(&leaf)),
         "trust": {
@@ -221,11 +231,26 @@ async fn status(State(running): State<Arc<Running>>) -> Response {
     .into_response()
 }
 
+/// The rows, and behind them what the plugged-in folder asks for in vain.
 async fn authorities(State(running): State<Arc<Running>>) -> Response {
-    match rows(&running).await {
-        Ok(rows) => Json(rows).into_response(),
-        Err(response) => response,
-    }
+    let rows = match rows(&running).await {
+        Ok(rows) => rows,
+        Err(response) => return response,
+    };
+    let wish = running.wish.borrow().clone().map(|wish| Listed::Wish { state: "refused", wish });
+    Json(rows.into_iter().map(Listed::Row).chain(wish).collect::<Vec<_>>()).into_response()
+}
+
+/// A line of `authority list`.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Listed {
+    Row(state::Row),
+    Wish {
+        state: &'static str,
+        #[serde(flatten)]
+        wish: Wish,
+    },
 }
 
 async fn authority(State(running): State<Arc<Running>>, UrlPath(id): UrlPath<String>) -> Response {

@@ -295,7 +295,7 @@ pub(crate) mod tests {
         Issuer::new(Arc::new(cacerts), None, Arc::new(trust))
     }
 
-    fn request(id: &str) -> (VerifiedCsr, SpiffeId) {
+    pub(crate) fn request(id: &str) -> (VerifiedCsr, SpiffeId) {
         let key = PrivateKey::generate_p256().unwrap();
         let id = SpiffeId::parse(id).unwrap();
         (VerifiedCsr::from_pem(&csr::create(&key, &id).unwrap()).unwrap(), id)

@@ -89,6 +89,9 @@ pub fn wanted(cacerts: &Cacerts, mode: Mode) -> Result<(), Absent> {
     if !matches!(kind, KeyKind::Rsa(_)) {
         return Err(Absent::Fast(kind));
     }
+    if cacerts.crl.is_some() {
+        return Err(Absent::Crl);
+    }
     // Beneath the first CA of the path stands one more, beneath the next two, and so on.
     let path = path(cacerts);
     let room = |(above, length): (usize, Option<u32>)| length.is_none_or(|length| length as usize > above);
@@ -161,5 +164,108 @@ impl IssuingCa {
             certificate_hash: self.ca.certificate.digest(),
             dns_names: Vec::new(),
         }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::authority::Issuer;
+    use crate::authority::issuer::tests::{issuer, request};
+    use crate::authority::tests::{YEAR, cacerts, life, now, root};
+    use crate::policy::Grant;
+    use aws_lc_rs::encoding::AsDer;
+    use signet_certs::chain::{Certificate, verify_svid};
+    use signet_certs::check::Bounds;
+    use std::sync::Arc;
+    use zeroize::Zeroizing;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    /// A plugged-in RSA CA with room for `path_length` CAs beneath it.
+    pub(crate) fn rsa_cacerts(path_length: u8) -> Cacerts {
+        let pair = aws_lc_rs::rsa::KeyPair::generate(aws_lc_rs::rsa::KeySize::Rsa2048).unwrap();
+        let key = PrivateKey::from_pkcs8(Zeroizing::new(pair.as_der().unwrap().as_ref().to_vec())).unwrap();
+        let root = root("Root CA");
+        let subject = ca_name("Signet", Some("cluster1"), "RSA CA");
+        let ca = root.intermediate(subject, path_length, life(YEAR), key).unwrap();
+        let (signer, root) = (ca.certificate.clone(), root.certificate);
+        Cacerts::of(ca, vec![signer], root.clone(), vec![root])
+    }
+
+    fn with_issuing(cacerts: Cacerts) -> Issuer {
+        let issuing = Arc::new(mint(&cacerts, "cluster.local", DAY, now()).unwrap());
+        let trust = issuer(super::tests::cacerts(YEAR)).trust().clone();
+        let bundles = signet_certs::bundle::Bundles::of(
+            signet_certs::spiffe_id::TrustDomain::parse("cluster.local").unwrap(),
+            signet_certs::bundle::TrustBundle::new(cacerts.roots.clone()),
+        );
+        let trust = Trust { bundles, ..trust.as_ref().clone() };
+        Issuer::new(Arc::new(cacerts), Some(issuing), Arc::new(trust))
+    }
+
+    #[test]
+    fn a_leaf_chains_through_the_issuing_intermediate_and_is_recorded_as_its() {
+        let issuer = with_issuing(rsa_cacerts(1));
+        let (csr, identity) = request("spiffe://cluster.local/ns/n/sa/s");
+        let grant = Grant { identity: identity.clone(), lifetime: DAY };
+        let signed = issuer.sign_workload(&csr, &grant, Bounds { now: now(), maximum: DAY }).unwrap();
+        assert_eq!(signed.validity.not_after, now() + DAY);
+        let issuing = issuer.issuing().unwrap().certificate();
+        assert_eq!(signed.issuer_key_id, issuing.key_id());
+        let answer = issuer.answer(&signed, identity.trust_domain());
+        assert_eq!(answer.len(), 4, "leaf, issuing intermediate, plugged-in CA, roots");
+        let read = |at: usize| Certificate::from_pem(answer[at].as_bytes()).unwrap();
+        assert_eq!(&read(1), issuing);
+        assert!(read(0).is_signed_by(issuing) && issuing.is_signed_by(&read(2)));
+        verify_svid(&read(0), &[read(1), read(2)], &[read(3)], now()).unwrap();
+    }
+
+    #[test]
+    fn what_would_outlive_it_is_signed_by_the_plugged_in_key() {
+        let issuer = with_issuing(rsa_cacerts(1));
+        let ends = issuer.issuing().unwrap().certificate().facts().validity.not_after;
+        assert_eq!(ends, now() + DAY * LIFETIMES);
+        for (lifetime, by) in [
+            (DAY * LIFETIMES, issuer.issuing().unwrap().certificate().key_id()),
+            (DAY * LIFETIMES + Duration::from_secs(1), issuer.key_id().to_vec()),
+        ] {
+            let (csr, identity) = request("spiffe://cluster.local/ns/n/sa/s");
+            let bounds = Bounds { now: now(), maximum: YEAR };
+            let signed =
+                issuer.sign_workload(&csr, &Grant { identity: identity.clone(), lifetime }, bounds).unwrap();
+            assert_eq!((signed.issuer_key_id.clone(), signed.validity.not_after), (by, now() + lifetime));
+            let above = issuer.intermediates(&signed).len();
+            assert_eq!(issuer.answer(&signed, identity.trust_domain()).len(), above + 2);
+        }
+    }
+
+    #[test]
+    fn it_is_only_where_it_helps_and_nothing_speaks_against_it() {
+        let rsa = rsa_cacerts(1);
+        assert_eq!(wanted(&rsa, Mode::Auto), Ok(()));
+        assert_eq!(wanted(&rsa, Mode::Off), Err(Absent::Off));
+        assert_eq!(wanted(&cacerts(YEAR), Mode::Auto), Err(Absent::Fast(KeyKind::P256)));
+        assert_eq!(wanted(&rsa_cacerts(0), Mode::Auto), Err(Absent::PathLength));
+        let with_crl = Cacerts { crl: Some(b"CRL".to_vec()), ..rsa };
+        assert_eq!(wanted(&with_crl, Mode::Auto), Err(Absent::Crl));
+        for absent in [Absent::Off, Absent::Fast(KeyKind::P256), Absent::Crl, Absent::PathLength] {
+            assert!(!absent.to_string().is_empty());
+        }
+    }
+
+    #[test]
+    fn each_has_a_name_of_its_own_and_is_due_at_half_of_its_life() {
+        let cacerts = rsa_cacerts(1);
+        let (a, b) = (mint(&cacerts, "td", DAY, now()).unwrap(), mint(&cacerts, "td", DAY, now()).unwrap());
+        let facts = |issuing: &IssuingCa| issuing.certificate().facts().clone();
+        assert_ne!((facts(&a).subject, facts(&a).spki), (facts(&b).subject, facts(&b).spki));
+        assert_eq!((facts(&a).path_length, facts(&a).validity.not_before), (Some(0), now() - BACKDATE));
+        assert_eq!(a.due(), now() + DAY * LIFETIMES / 2);
+        let short = mint(&cacerts, &"x".repeat(65), Duration::from_secs(10), now()).unwrap();
+        assert_eq!(facts(&short).validity.not_after, now() + SHORTEST);
+        let late = mint(&cacerts, "td", YEAR, now()).unwrap();
+        assert_eq!(facts(&late).validity.not_after, now() + YEAR, "never past the plugged-in CA");
     }
 }

@@ -21,6 +21,27 @@ pub enum State {
     Old,
 }
 
+/// Where an authority came from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Source {
+    /// The plugged-in folder.
+    #[default]
+    Cacerts,
+    /// Made by the CA itself, because nothing was plugged in.
+    SelfSigned,
+}
+
+impl Source {
+    /// As the log gives it as the reason of an act.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Cacerts => "loaded from the cacerts folder",
+            Self::SelfSigned => "made by the CA itself, because nothing was plugged in",
+        }
+    }
+}
+
 /// One authority.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Row {
@@ -40,6 +61,12 @@ pub struct Row {
     pub not_after: String,
     /// When it became active here, RFC 3339.
     pub active_since: String,
+    /// Where it came from; rows of the first layout do not say, and then it was plugged in.
+    #[serde(default)]
+    pub source: Source,
+    /// Its copy in the data folder; empty for those that sign nothing more.
+    #[serde(default)]
+    pub copy: String,
     /// The certificate and those above it, PEM.
     pub chain: String,
     /// Subjects of the roots that it was loaded with.
@@ -57,24 +84,55 @@ pub enum StateError {
     Row(#[from] serde_json::Error),
 }
 
-/// Makes `issuer` the active authority and every other one old, durably; answers whether that is a change.
-pub fn activate(store: &dyn Store, issuer: &Issuer, now: SystemTime) -> Result<bool, StateError> {
+/// What is to be written so that an authority is the active one.
+#[derive(Debug)]
+pub struct Change {
+    /// As the log names it.
+    pub act: &'static str,
+    batch: Batch,
+}
+
+/// What it takes to make `issuer` the active authority, with its files in `copy`, and every other one old;
+/// nothing if it is all that already.
+pub fn change(
+    store: &dyn Store,
+    issuer: &Issuer,
+    source: Source,
+    copy: String,
+    now: SystemTime,
+) -> Result<Option<Change>, StateError> {
     let mut batch = Batch::default();
     let mut since = None;
     for mut row in list(store)? {
         if row.id == issuer.id() && row.state == State::Active {
+            if row.copy == copy && row.source == source {
+                return Ok(None);
+            }
             since = Some(row.active_since);
         } else if row.state == State::Active {
             row.state = State::Old;
+            row.copy = String::new();
             batch.put(Table::Authorities, row.id.clone(), serde_json::to_vec(&row)?);
         }
     }
-    let change = since.is_none();
-    let row = row(issuer, since.unwrap_or_else(|| rfc3339(now)));
+    let act = if since.is_none() { "authority-active" } else { "authority-updated" };
+    let row = row(issuer, source, copy, since.unwrap_or_else(|| rfc3339(now)));
     batch.put(Table::Authorities, row.id.clone(), serde_json::to_vec(&row)?);
-    store.apply(batch)?;
-    store.flush()?;
-    Ok(change)
+    Ok(Some(Change { act, batch }))
+}
+
+impl Change {
+    /// Writes it, durably.
+    pub fn apply(self, store: &dyn Store) -> Result<(), StateError> {
+        store.apply(self.batch)?;
+        store.flush()?;
+        Ok(())
+    }
+}
+
+/// The active authority's row; there is none before the first start.
+pub fn active(store: &dyn Store) -> Result<Option<Row>, StateError> {
+    Ok(list(store)?.into_iter().find(|row| row.state == State::Active))
 }
 
 /// All authorities, in the order of their ids.
@@ -83,7 +141,7 @@ pub fn list(store: &dyn Store) -> Result<Vec<Row>, StateError> {
     rows.into_iter().map(|(_, row)| Ok(serde_json::from_slice(&row)?)).collect()
 }
 
-fn row(issuer: &Issuer, active_since: String) -> Row {
+fn row(issuer: &Issuer, source: Source, copy: String, active_since: String) -> Row {
     let cacerts = issuer.cacerts();
     let facts = cacerts.ca.certificate.facts();
     Row {
@@ -95,6 +153,8 @@ fn row(issuer: &Issuer, active_since: String) -> Row {
         not_before: rfc3339(facts.validity.not_before),
         not_after: rfc3339(facts.validity.not_after),
         active_since,
+        source,
+        copy,
         chain: cacerts.intermediates.iter().chain([&cacerts.anchor]).map(Certificate::to_pem).collect(),
         roots: cacerts.roots.iter().map(|root| name::display(&root.facts().subject)).collect(),
     }
@@ -108,16 +168,35 @@ mod tests {
     use crate::authority::tests::{YEAR, cacerts, now};
     use crate::store::MemoryStore;
 
+    fn activate(store: &dyn Store, issuer: &Issuer, copy: &str, at: SystemTime) -> Option<&'static str> {
+        let change = change(store, issuer, Source::Cacerts, copy.to_owned(), at).unwrap()?;
+        let act = change.act;
+        change.apply(store).unwrap();
+        Some(act)
+    }
+
     #[test]
     fn exactly_one_authority_is_active() {
         let store = MemoryStore::default();
         let (a, b) = (issuer(cacerts(YEAR)), issuer(cacerts(YEAR)));
-        assert!(activate(&store, &a, now()).unwrap());
-        assert!(!activate(&store, &a, now() + YEAR).unwrap(), "a restart changes nothing");
-        assert_eq!(list(&store).unwrap()[0].active_since, rfc3339(now()));
-        assert!(activate(&store, &b, now()).unwrap());
+        assert_eq!(activate(&store, &a, "a1", now()), Some("authority-active"));
+        assert_eq!(activate(&store, &a, "a1", now() + YEAR), None, "a restart changes nothing");
+        assert_eq!(activate(&store, &a, "a2", now() + YEAR), Some("authority-updated"));
+        assert_eq!(active(&store).unwrap().unwrap().active_since, rfc3339(now()));
+        assert_eq!(activate(&store, &b, "b1", now()), Some("authority-active"));
         let rows = list(&store).unwrap();
-        let active: Vec<_> = rows.iter().filter(|row| row.state == State::Active).collect();
-        assert_eq!((rows.len(), active.len(), active[0].id.as_str()), (2, 1, b.id()));
+        let states: Vec<_> = rows.iter().map(|row| (row.state, row.copy.as_str())).collect();
+        assert!(
+            rows.len() == 2 && states.contains(&(State::Active, "b1")) && states.contains(&(State::Old, ""))
+        );
+        assert_eq!(active(&store).unwrap().unwrap().id, b.id());
+    }
+
+    #[test]
+    fn a_row_of_the_first_layout_is_read() {
+        let row = r#"{"id":"ab","state":"active","subject":"s","serial":"1","key":"P-256","not_before":"",
+            "not_after":"","active_since":"","chain":"","roots":[]}"#;
+        let row: Row = serde_json::from_str(row).unwrap();
+        assert_eq!((row.source, row.copy.as_str()), (Source::Cacerts, ""));
     }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use signet_certs::cacerts::Cacerts;
 use signet_certs::spiffe_id::TrustDomain;
 use signet_service::logging::with_causes;
 use signet_service::settings::Values;
@@ -25,7 +26,7 @@ pub(super) struct Named<'a> {
 }
 
 /// Each fault under the key that names the file.
-pub(super) fn examine(named: &Named<'_>, values: &mut Values) {
+pub(super) fn examine(named: &Named<'_>, starts: bool, values: &mut Values) {
     for (key, issuer) in named.token_issuers {
         if let Err(error) = Attestation::try_keys(issuer) {
             values.fault(key, with_causes(&error));
@@ -36,17 +37,22 @@ pub(super) fn examine(named: &Named<'_>, values: &mut Values) {
     {
         values.fault("data", with_causes(&error));
     }
-    if let Some(cacerts) = named.cacerts {
+    let started_before = starts && named.data.is_some_and(data_folder::has_authority);
+    if let Some(cacerts) = named.cacerts.filter(|_| !started_before) {
         examine_cacerts(cacerts, named, values);
     }
 }
 
 fn examine_cacerts(folder: &Path, named: &Named<'_>, values: &mut Values) {
     let now = SystemTime::now();
-    let cacerts = match loader::load(folder, now) {
+    let read = loader::read(folder);
+    if read.is_empty() {
+        return;
+    }
+    let cacerts = match Cacerts::read(&read, now) {
         Ok(cacerts) => cacerts,
-        Err(error) => {
-            for fault in error.faults {
+        Err(faults) => {
+            for fault in faults {
                 values.fault("cacerts", format!("{}: {fault}", folder.display()));
             }
             return;

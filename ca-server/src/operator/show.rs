@@ -65,13 +65,15 @@ pub(super) fn status(status: &Value, out: &mut dyn Write) -> io::Result<()> {
                 text(&issuer["key"])
             ),
         ),
-        ("issuer ends", text(&issuer["certificate"]["not_after"])),
+        ("issuing by", issuing(&issuer["issuing_intermediate"])),
     ];
-    for root in status["roots"].as_array().into_iter().flatten() {
-        rows.push(("root", format!("{}, ends {}", text(&root["subject"]), text(&root["not_after"]))));
-    }
+    let wished = status["wish"]["reasons"].as_array().into_iter().flatten();
+    rows.extend(wished.map(|reason| {
+        let why = format!("{}: {}", text(&reason["code"]), text(&reason["text"]));
+        ("REFUSED", format!("{}: {why}", text(&status["wish"]["folder"])))
+    }));
+    rows.extend(status["expiry"].as_array().into_iter().flatten().map(|one| ("ends", ending(one))));
     rows.extend([
-        ("serving ends", text(&status["serving"]["not_after"])),
         (
             "trust",
             format!(
@@ -113,16 +115,55 @@ pub(super) fn status(status: &Value, out: &mut dyn Write) -> io::Result<()> {
     facts(out, &rows)
 }
 
-pub(super) fn authorities(rows: &Value, out: &mut dyn Write) -> io::Result<()> {
-    let rows: Vec<Vec<String>> = rows
-        .as_array()
-        .into_iter()
-        .flatten()
+fn issuing(intermediate: &Value) -> String {
+    match intermediate["absent"].as_str() {
+        Some(absent) => format!("the issuer itself; an issuing intermediate is {absent}"),
+        None => text(&intermediate["subject"]),
+    }
+}
+
+fn ending(one: &Value) -> String {
+    let percent = (one["share_left"].as_f64().unwrap_or_default() * 100.0).round();
+    let warning = match one["level"].as_str() {
+        Some("quarter") => "  SOON",
+        Some("tenth") => "  VERY SOON",
+        Some("ended") => "  ENDED",
+        _ => "",
+    };
+    format!(
+        "{} {} ({}, {percent} % of its life left){warning}",
+        text(&one["not_after"]),
+        text(&one["kind"]),
+        text(&one["subject"])
+    )
+}
+
+/// The rows; a wish that is not granted stands last, with its reasons beneath the table.
+pub(super) fn authorities(listed: &Value, out: &mut dyn Write) -> io::Result<()> {
+    let listed = listed.as_array().map(Vec::as_slice).unwrap_or_default();
+    let rows: Vec<Vec<String>> = listed
+        .iter()
         .map(|row| {
-            ["id", "state", "subject", "key", "not_after", "active_since"].map(|key| text(&row[key])).to_vec()
+            let since = if row["state"] == "refused" { &row["since"] } else { &row["active_since"] };
+            let from = if row["state"] == "refused" { &Value::from("cacerts") } else { &row["source"] };
+            let [id, state, subject, key, not_after] =
+                ["id", "state", "subject", "key", "not_after"].map(|key| text(&row[key]));
+            vec![id, state, text(from), subject, key, not_after, text(since)]
         })
         .collect();
-    table(out, &["ID", "STATE", "SUBJECT", "KEY", "NOT AFTER", "ACTIVE SINCE"], &rows)
+    table(out, &["ID", "STATE", "FROM", "SUBJECT", "KEY", "NOT AFTER", "SINCE"], &rows)?;
+    for wish in listed.iter().filter(|row| row["state"] == "refused") {
+        refusal(wish, out)?;
+    }
+    Ok(())
+}
+
+fn refusal(wish: &Value, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "\n{} asks for what is not taken:", text(&wish["folder"]))?;
+    for reason in wish["reasons"].as_array().into_iter().flatten() {
+        writeln!(out, "  {}: {}", text(&reason["code"]), text(&reason["text"]))?;
+    }
+    Ok(())
 }
 
 pub(super) fn authority(row: &Value, out: &mut dyn Write) -> io::Result<()> {
@@ -132,6 +173,7 @@ pub(super) fn authority(row: &Value, out: &mut dyn Write) -> io::Result<()> {
         &[
             ("id", text(&row["id"])),
             ("state", format!("{} since {}", text(&row["state"]), text(&row["active_since"]))),
+            ("from", text(&row["source"])),
             ("subject", text(&row["subject"])),
             ("serial", text(&row["serial"])),
             ("key", text(&row["key"])),

@@ -39,23 +39,28 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Publishes `bundles`: with the version they had before, or the next sequence where they changed. The
-    /// version is durable before anybody sees it. A store without one begins a new epoch, named by `now`.
+    /// Publishes `bundles`: with the version they had before, or the next sequence where they changed. A store
+    /// without a version begins a new epoch, named by `now`.
     pub fn open(store: &dyn Store, bundles: Bundles, now: SystemTime) -> Result<Self, PublishError> {
-        let digest = bundles.digest();
-        let kept = store.read(Table::Meta, KEY)?;
-        let kept: Option<Version> = kept.map(|row| serde_json::from_slice(&row)).transpose()?;
-        let version = match kept {
-            Some(version) if version.digest == digest => version,
-            Some(version) => Version { sequence: version.sequence + 1, digest, ..version },
-            None => Version { epoch: u64::try_from(to_unix(now)).unwrap_or(1), sequence: 1, digest },
-        };
-        let mut batch = Batch::default();
-        batch.put(Table::Meta, KEY, serde_json::to_vec(&version)?);
-        store.apply(batch)?;
-        store.flush()?;
-        let trust = Trust { epoch: version.epoch, sequence: version.sequence, digest, bundles };
+        let trust = next(store, bundles, Some(now))?;
         Ok(Self { current: watch::Sender::new(Arc::new(trust)) })
+    }
+
+    /// The object that `bundles` make next: its version is durable, and nobody sees it yet.
+    pub fn prepare(&self, store: &dyn Store, bundles: Bundles) -> Result<Arc<Trust>, PublishError> {
+        let current = self.current();
+        if current.bundles == bundles { Ok(current) } else { Ok(Arc::new(next(store, bundles, None)?)) }
+    }
+
+    /// Shows a prepared object to everybody.
+    pub fn publish(&self, trust: Arc<Trust>) {
+        self.current.send_if_modified(|current| {
+            let newer = (trust.epoch, trust.sequence) != (current.epoch, current.sequence);
+            if newer {
+                *current = trust;
+            }
+            newer
+        });
     }
 
     /// The object now.
@@ -67,6 +72,25 @@ impl Publisher {
     pub fn subscribe(&self) -> watch::Receiver<Arc<Trust>> {
         self.current.subscribe()
     }
+}
+
+fn next(store: &dyn Store, bundles: Bundles, begin: Option<SystemTime>) -> Result<Trust, PublishError> {
+    let digest = bundles.digest();
+    let kept = store.read(Table::Meta, KEY)?;
+    let kept: Option<Version> = kept.map(|row| serde_json::from_slice(&row)).transpose()?;
+    let version = match kept {
+        Some(version) if version.digest == digest => version,
+        Some(version) => Version { sequence: version.sequence + 1, digest, ..version },
+        None => {
+            let epoch = begin.map_or(1, |now| u64::try_from(to_unix(now)).unwrap_or(1));
+            Version { epoch, sequence: 1, digest }
+        }
+    };
+    let mut batch = Batch::default();
+    batch.put(Table::Meta, KEY, serde_json::to_vec(&version)?);
+    store.apply(batch)?;
+    store.flush()?;
+    Ok(Trust { epoch: version.epoch, sequence: version.sequence, digest, bundles })
 }
 
 #[cfg(test)]
@@ -96,5 +120,20 @@ mod tests {
         assert_eq!(version(&a, 200), (100, 1));
         assert_eq!(version(&b, 300), (100, 2));
         assert_eq!(version(&a, 400), (100, 3));
+    }
+
+    #[test]
+    fn a_prepared_object_is_seen_when_it_is_published_and_an_equal_one_is_no_change() {
+        let store = MemoryStore::default();
+        let (a, b) = (bundles(&["A"]), bundles(&["A", "B"]));
+        let publisher = Publisher::open(&store, a.clone(), from_unix(100)).unwrap();
+        let mut seen = publisher.subscribe();
+        let same = publisher.prepare(&store, a).unwrap();
+        publisher.publish(same);
+        assert!(!seen.has_changed().unwrap());
+        let next = publisher.prepare(&store, b).unwrap();
+        assert_eq!((publisher.current().sequence, next.sequence), (1, 2));
+        publisher.publish(next);
+        assert_eq!(seen.borrow_and_update().sequence, 2);
     }
 }

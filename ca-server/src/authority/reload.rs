@@ -1,0 +1,294 @@
+//! The owner of the active authority while the server runs: takes what the plugged-in folder asks for, where
+//! that is safe, and makes the issuing intermediate anew before it ends. Nobody else writes the issuer.
+//!
+//! What is taken is durable before it is used: copy, record, row, and only then the snapshot that requests
+//! sign with, in one step. Whatever fails on the way leaves everything as it was.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use serde::Serialize;
+use signet_certs::cacerts::{Cacerts, Folder};
+use signet_certs::clock::rfc3339;
+use signet_service::logging::with_causes;
+use thiserror::Error;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{block_in_place, spawn_blocking};
+
+use super::Issuer;
+use super::issuing::{self, Absent, IssuingCa, MintError, Mode};
+use super::kept::{KeepError, Kept};
+use super::loader;
+use super::serving::ServingCertificate;
+use super::state::{self, Source, StateError};
+use super::wish::{Outcome, Refused, Rules, judge};
+use crate::issuance_log::{ActEntry, AppendError, Entry, IssuanceLog};
+use crate::metrics::Metrics;
+use crate::store::Store;
+use crate::trust::publisher::{PublishError, Publisher};
+use crate::trust::{self, Trust};
+
+/// After a failure, and between two looks at a clock that may have been suspended.
+const RETRY: Duration = Duration::from_secs(5);
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+/// Why a CA was not taken, or the issuing intermediate not made.
+#[derive(Debug, Error)]
+pub enum TakeError {
+    /// Its files could not be kept.
+    #[error(transparent)]
+    Keep(#[from] KeepError),
+    /// The act or certificate could not be recorded.
+    #[error("recording it")]
+    Record(#[from] AppendError),
+    /// Its row could not be kept.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The trust object's version could not be kept.
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    /// There is no issuing intermediate.
+    #[error(transparent)]
+    Mint(#[from] MintError),
+    /// A task did not end.
+    #[error("working away from the runtime")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// How the plugged-in folder stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Wish {
+    /// The folder.
+    pub folder: PathBuf,
+    /// When this was first seen, RFC 3339.
+    pub since: String,
+    /// What it asks for, and why that is not granted.
+    #[serde(flatten)]
+    pub refused: Refused,
+}
+
+/// What issuing intermediates are made by.
+#[derive(Debug)]
+pub struct Issuing {
+    /// Whether there may be one.
+    pub mode: Mode,
+    /// The mesh's name.
+    pub organization: String,
+    /// Of leaves, where none is asked for.
+    pub lifetime: Duration,
+}
+
+/// See the module's text.
+pub struct Authorities {
+    /// Where the wish is.
+    pub folder: PathBuf,
+    /// What it is judged by.
+    pub rules: Rules,
+    /// What issuing intermediates are made by.
+    pub issuing: Issuing,
+    /// Copies.
+    pub kept: Kept,
+    /// Rows.
+    pub store: Arc<dyn Store>,
+    /// Records.
+    pub log: Arc<IssuanceLog>,
+    /// The trust object.
+    pub publisher: Arc<Publisher>,
+    /// Our own certificate, made anew by a new issuer.
+    pub serving: Arc<ServingCertificate>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// What requests sign with.
+    pub issuer: Arc<ArcSwap<Issuer>>,
+    /// Where the active authority came from.
+    pub source: Source,
+    /// Nothing where the folder says what is active.
+    pub wish: watch::Sender<Option<Wish>>,
+}
+
+impl Authorities {
+    /// Follows the folder and the clock. Never returns; may be dropped between two changes.
+    pub async fn run(mut self, mut folders: mpsc::Receiver<Folder>) {
+        loop {
+            let due = self.due(SystemTime::now());
+            tokio::select! {
+                folder = folders.recv() => match folder {
+                    Some(folder) => self.consider(folder, SystemTime::now()).await,
+                    // Whoever watches has ended with the server.
+                    None => return,
+                },
+                () = tokio::time::sleep(due.clamp(RETRY, LONGEST_SLEEP)) => {
+                    let now = SystemTime::now();
+                    self.renew(now).await;
+                    // What was not valid yet may be now, and a disk that was full may have room.
+                    if self.wish.borrow().is_some() {
+                        let folder = block_in_place(|| loader::read(&self.folder));
+                        self.consider(folder, now).await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes a folder's wish or says why not.
+    pub async fn consider(&mut self, folder: Folder, now: SystemTime) {
+        let active = self.issuer.load().cacerts().clone();
+        let (source, rules) = (self.source, &self.rules);
+        // Parsing, path building and signatures of a large folder take their time; the runtime goes on.
+        let outcome = block_in_place(|| judge(&folder, &active, source, rules, now));
+        match outcome {
+            Outcome::Same => {
+                if self.wish.send_replace(None).is_some() {
+                    tracing::info!(folder = %self.folder.display(), "the CA files say again what is active");
+                }
+            }
+            Outcome::Take(wished) => match self.take(wished.clone(), now).await {
+                Ok(()) => {
+                    self.wish.send_replace(None);
+                    self.metrics.reloaded("TAKEN");
+                }
+                Err(error) => self.refuse(Refused::failed(&wished, with_causes(&error)), now),
+            },
+            Outcome::Refuse(refused) => self.refuse(refused, now),
+        }
+    }
+
+    fn refuse(&self, refused: Refused, now: SystemTime) {
+        if self.wish.borrow().as_ref().is_some_and(|wish| wish.refused == refused) {
+            return;
+        }
+        for reason in &refused.reasons {
+            self.metrics.reloaded(reason.code);
+            tracing::error!(
+                folder = %self.folder.display(),
+                reason = reason.code,
+                cause = reason.text,
+                active = self.issuer.load().id(),
+                "CA files not taken; the CA goes on with what it has"
+            );
+        }
+        let (folder, since) = (self.folder.clone(), rfc3339(now));
+        self.wish.send_replace(Some(Wish { folder, since, refused }));
+    }
+
+    async fn take(&mut self, wished: Arc<Cacerts>, now: SystemTime) -> Result<(), TakeError> {
+        let before = self.issuer.load_full();
+        let bundles = trust::same_for_all(&self.rules.domains, &wished.roots);
+        let trust = self.publisher.prepare(self.store.as_ref(), bundles)?;
+        let same_signer = before.cacerts().ca.certificate == wished.ca.certificate
+            && before.cacerts().intermediates == wished.intermediates;
+        let issuing = match before.issuing() {
+            Some(issuing) if same_signer && issuing::wanted(&wished, self.issuing.mode).is_ok() => {
+                Some(issuing.clone())
+            }
+            _ => self.issuing.make(&wished, &self.log, &trust, now).await?,
+        };
+        let issuer = Arc::new(Issuer::new(wished, issuing, trust.clone()));
+        activate(&self.kept, self.store.clone(), &self.log, issuer.clone(), Source::Cacerts, now).await?;
+        self.issuer.store(issuer.clone());
+        self.publisher.publish(trust);
+        self.source = Source::Cacerts;
+        tracing::info!(
+            issuer = issuer.id(),
+            before = before.id(),
+            folder = %self.folder.display(),
+            "CA files taken"
+        );
+        // What is served now still verifies: its root stays. It is only better signed by the new one.
+        if let Err(error) = self.serving.renew(&self.log, now).await {
+            tracing::error!(error = with_causes(&error), "serving certificate not renewed");
+        }
+        Ok(())
+    }
+
+    /// How long until the issuing intermediate is to be made anew.
+    fn due(&self, now: SystemTime) -> Duration {
+        match self.issuer.load().issuing() {
+            Some(issuing) => issuing.due().duration_since(now).unwrap_or_default(),
+            None => LONGEST_SLEEP,
+        }
+    }
+
+    async fn renew(&mut self, now: SystemTime) {
+        let issuer = self.issuer.load_full();
+        if issuer.issuing().is_none_or(|issuing| now < issuing.due()) {
+            return;
+        }
+        match self.issuing.make(issuer.cacerts(), &self.log, issuer.trust(), now).await {
+            Ok(issuing) => {
+                let new = Issuer::new(issuer.cacerts().clone(), issuing, issuer.trust().clone());
+                self.issuer.store(Arc::new(new));
+            }
+            Err(error) => {
+                tracing::error!(
+                    error = with_causes(&error),
+                    "issuing intermediate not made anew; trying again"
+                );
+            }
+        }
+    }
+}
+
+impl Issuing {
+    /// Makes an issuing intermediate under `cacerts` and records it, if there is to be one.
+    pub async fn make(
+        &self,
+        cacerts: &Arc<Cacerts>,
+        log: &IssuanceLog,
+        trust: &Trust,
+        now: SystemTime,
+    ) -> Result<Option<Arc<IssuingCa>>, TakeError> {
+        if let Err(absent) = issuing::wanted(cacerts, self.mode) {
+            if absent == Absent::PathLength {
+                tracing::info!(issuing_intermediate = %absent, "every certificate costs a signature of the RSA key");
+            }
+            return Ok(None);
+        }
+        let (parent, organization, lifetime) = (cacerts.clone(), self.organization.clone(), self.lifetime);
+        let issuing = spawn_blocking(move || issuing::mint(&parent, &organization, lifetime, now)).await??;
+        log.append(Entry::certificate(now, issuing.entry(trust))).await?;
+        let facts = issuing.certificate().facts();
+        let (serial, not_after) = (facts.serial.to_string(), rfc3339(facts.validity.not_after));
+        tracing::info!(serial, not_after, "issuing intermediate made");
+        Ok(Some(Arc::new(issuing)))
+    }
+}
+
+/// Makes `issuer` the active authority, durably: its copy, the act's record, its row. Nothing of it counts
+/// before the row is there.
+pub async fn activate(
+    kept: &Kept,
+    store: Arc<dyn Store>,
+    log: &IssuanceLog,
+    issuer: Arc<Issuer>,
+    source: Source,
+    now: SystemTime,
+) -> Result<(), TakeError> {
+    let copy = {
+        let (kept, issuer) = (kept.clone(), issuer.clone());
+        spawn_blocking(move || kept.write(issuer.cacerts())).await??
+    };
+    let change = {
+        let (store, issuer, copy) = (store.clone(), issuer.clone(), copy.clone());
+        spawn_blocking(move || state::change(store.as_ref(), &issuer, source, copy, now)).await??
+    };
+    let Some(change) = change else { return Ok(()) };
+    let act = ActEntry {
+        kind: change.act.to_owned(),
+        actor: "ca-server".to_owned(),
+        subject: issuer.id().to_owned(),
+        reason: source.reason().to_owned(),
+    };
+    log.append(Entry::act(now, act)).await?;
+    let kept = kept.clone();
+    spawn_blocking(move || -> Result<(), TakeError> {
+        change.apply(store.as_ref())?;
+        if let Err(error) = kept.remove_all_but(&copy) {
+            tracing::warn!(error = with_causes(&error), "the files of an earlier authority are still there");
+        }
+        Ok(())
+    })
+    .await?
+}
