@@ -117,9 +117,10 @@ pub(crate) fn root(options: &RootOptions, now: SystemTime) -> Result<String, Aut
     match options.layout {
         Layout::Cacerts => write_cacerts(output, &files)?,
         Layout::Root => {
+            // The certificate last: to the Makefile it is the sign that the root is made.
             let new = [
-                NewFile { name: ROOT_CERT, mode: PUBLIC, content: &files.root_cert },
                 NewFile { name: ROOT_KEY, mode: PRIVATE, content: &files.ca_key },
+                NewFile { name: ROOT_CERT, mode: PUBLIC, content: &files.root_cert },
             ];
             new_files::write_all(&output.out, &new, &output.overwrite)?;
         }
