@@ -13,7 +13,7 @@ use signet_certs::cacerts::{CA_CERT, CA_KEY, CERT_CHAIN, Cacerts, Fault, Files, 
 use signet_certs::chain::{Certificate, CertificateError};
 use signet_certs::check::Bounds;
 use signet_certs::clock::{rfc3339, whole_seconds};
-use signet_certs::key::{KeyError, KeyKind, PrivateKey};
+use signet_certs::key::{KeyError, PrivateKey};
 use signet_certs::name::{self, ca_name};
 use signet_certs::profile::Profile;
 use signet_certs::template::Names;
@@ -220,13 +220,9 @@ const HELD_IN_ROOT: &str = "Files
 fn report(kind: &str, out: &Path, ca: &Ca, cut: &str) -> String {
     let facts = ca.certificate.facts();
     let (from, to) = (rfc3339(facts.validity.not_before), rfc3339(facts.validity.not_after));
-    let warning = match ca.key.kind() {
-        KeyKind::Ed25519 => ", which Envoy cannot use",
-        _ => "",
-    };
     format!(
         "Made the {kind} ({subject}) in {out}\n\
-         \x20 key          {key}{warning}\n\
+         \x20 key          {key}\n\
          \x20 valid        {from} to {to}{cut}\n\
          \x20 fingerprint  SHA-256 {fingerprint}\n",
         subject = name::display(&facts.subject),
@@ -329,11 +325,9 @@ mod tests {
     #[test]
     fn every_kind_of_key_makes_a_root_and_an_intermediate() {
         let folder = tempfile::tempdir().unwrap();
-        for (kind, name) in [
-            (NewKey::P384, "P-384"),
-            (NewKey::Ed25519, "Ed25519, which Envoy cannot use\n"),
-            (NewKey::Rsa2048, "RSA 2048\n"),
-        ] {
+        for (kind, name) in
+            [(NewKey::P384, "P-384\n"), (NewKey::Ed25519, "Ed25519\n"), (NewKey::Rsa2048, "RSA 2048\n")]
+        {
             let [top, out] = ["root", "out"].map(|role| folder.path().join(format!("{kind}-{role}")));
             let mut options = root_options(top.clone(), HOUR);
             options.ca.key = kind;

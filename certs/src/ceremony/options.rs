@@ -42,7 +42,7 @@ pub(crate) struct CaOptions {
     /// P-256 unless something in the mesh cannot do without another. RSA costs at every signature: with
     /// 4096 bits some seventy times as much as P-256, so that an intermediate issues a fraction of the
     /// certificates; as a root it costs little. P-384 signs some twenty times slower than P-256. Envoy
-    /// cannot use Ed25519 certificates, nor any that an Ed25519 key signed.
+    /// verifies what an Ed25519 CA signed, but refuses a workload that has an Ed25519 key itself.
     #[arg(long, value_name = "KIND", default_value_t = NewKey::P256)]
     pub(crate) key: NewKey,
 }

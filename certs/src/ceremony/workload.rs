@@ -11,7 +11,7 @@ use signet_certs::ca::CaError;
 use signet_certs::chain::{Certificate, CertificateError, ChainError, verify_svid};
 use signet_certs::check::Bounds;
 use signet_certs::clock::{rfc3339, whole_seconds};
-use signet_certs::key::{KeyError, NewKey, PrivateKey};
+use signet_certs::key::{KeyError, KeyKind, NewKey, PrivateKey};
 use signet_certs::profile::Profile;
 use signet_certs::spiffe_id::{SpiffeId, SpiffeIdError, TrustDomain};
 use signet_certs::template::Names;
@@ -47,6 +47,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "TIME", default_value = "1d", value_parser = leaf_lifetime)]
     lifetime: Duration,
     /// Kind of key: p256, p384, ed25519, rsa2048, rsa3072 or rsa4096
+    ///
+    /// RSA costs both sides at every handshake. Envoy refuses peers with an Ed25519 key.
     #[arg(long, value_name = "KIND", default_value_t = NewKey::P256)]
     key: NewKey,
     #[command(flatten)]
@@ -111,7 +113,7 @@ pub(crate) fn make(options: &Options, now: SystemTime) -> Result<String, Workloa
     };
     Ok(format!(
         "Made a certificate of {id} in {out}\n\
-         \x20 key          {kind}\n\
+         \x20 key          {kind}{warning}\n\
          \x20 valid        {from} to {to}{cut}\n\
          \x20 fingerprint  SHA-256 {fingerprint}\n\
          Files\n\
@@ -122,6 +124,7 @@ pub(crate) fn make(options: &Options, now: SystemTime) -> Result<String, Workloa
          It stands in no CA's log.\n",
         out = options.output.out.display(),
         kind = key.kind(),
+        warning = if key.kind() == KeyKind::Ed25519 { ", which Envoy refuses in a peer" } else { "" },
         from = rfc3339(validity.not_before),
         to = rfc3339(validity.not_after),
         fingerprint = colons(&leaf.digest()),
@@ -198,8 +201,12 @@ mod tests {
         let out = folder.path().join("vm");
         let report = make(&Options { lifetime: HOUR * 3, ..options(folder.path(), &out) }, now()).unwrap();
         assert!(report.contains("(cut to the end of its chain)"), "{report}");
+        assert!(report.contains("  key          P-256\n"), "{report}");
         let leaf = Certificate::from_pem(&fs::read(out.join(WORKLOAD_CERT)).unwrap()).unwrap();
         assert_eq!(leaf.facts().validity.not_after, now() + HOUR * 2);
+        let other = Options { key: NewKey::Ed25519, ..options(folder.path(), &folder.path().join("other")) };
+        let report = make(&other, now()).unwrap();
+        assert!(report.contains("Ed25519, which Envoy refuses in a peer\n"), "{report}");
     }
 
     #[test]
