@@ -12,6 +12,7 @@ use x509_parser::x509::X509Version;
 
 use crate::clock::{to_unix, whole_seconds};
 use crate::key::{KeyKind, key_identifier};
+use crate::name;
 use crate::template::{Names, Template};
 use crate::validity::BACKDATE;
 
@@ -108,8 +109,13 @@ fn check_extensions(template: &Template, tbs: &TbsCertificate<'_>) -> Result<(),
     if profile.is_ca() {
         wanted.push("subjectKeyIdentifier");
     } else {
-        wanted.extend(["extendedKeyUsage", "subjectAltName"]);
+        wanted.push("extendedKeyUsage");
     }
+    if !matches!(template.names, Names::Subject(_)) {
+        wanted.push("subjectAltName");
+    }
+    // Critical where there is no subject beside it, and only there (RFC 5280, 4.2.1.6).
+    let critical_names = template.subject() == name::EMPTY;
     for extension in tbs.extensions() {
         let (field, holds) = match extension.parsed_extension() {
             ParsedExtension::AuthorityKeyIdentifier(id) => (
@@ -136,9 +142,10 @@ fn check_extensions(template: &Template, tbs: &TbsCertificate<'_>) -> Result<(),
                     && constraints.ca == profile.is_ca()
                     && constraints.path_len_constraint == profile.path_length().map(u32::from),
             ),
-            ParsedExtension::SubjectAlternativeName(names) => {
-                ("subjectAltName", extension.critical && names_are(&template.names, &names.general_names))
-            }
+            ParsedExtension::SubjectAlternativeName(names) => (
+                "subjectAltName",
+                extension.critical == critical_names && names_are(&template.names, &names.general_names),
+            ),
             _ => return Err(CheckError::Field("an extension that no profile has")),
         };
         // Each exactly once: what was seen is taken off the list.
@@ -154,22 +161,25 @@ fn check_extensions(template: &Template, tbs: &TbsCertificate<'_>) -> Result<(),
 fn names_are(meant: &Names, found: &[GeneralName<'_>]) -> bool {
     match meant {
         Names::SpiffeId(id) => matches!(found, [GeneralName::URI(uri)] if *uri == id.as_str()),
-        Names::Hosts { dns, ip } => {
-            // In the order in which they are encoded, so that none is missing behind one that stands twice.
-            let (hosts, addresses) = found.split_at(dns.len().min(found.len()));
-            let host = |(name, meant): (&GeneralName<'_>, &String)| matches!(name, GeneralName::DNSName(host) if *host == meant);
-            let address = |(name, meant): (&GeneralName<'_>, &IpAddr)| match (name, meant) {
-                (GeneralName::IPAddress(bytes), IpAddr::V4(v4)) => v4.octets() == *bytes,
-                (GeneralName::IPAddress(bytes), IpAddr::V6(v6)) => v6.octets() == *bytes,
-                _ => false,
-            };
-            !found.is_empty()
-                && (hosts.len(), addresses.len()) == (dns.len(), ip.len())
-                && hosts.iter().zip(dns).all(host)
-                && addresses.iter().zip(ip).all(address)
-        }
+        Names::Hosts { dns, ip } => hosts_are(dns, ip, found),
         Names::Subject(_) => false,
+        Names::SubjectAndHosts { dns, .. } => hosts_are(dns, &[], found),
     }
+}
+
+fn hosts_are(dns: &[String], ip: &[IpAddr], found: &[GeneralName<'_>]) -> bool {
+    // In the order in which they are encoded, so that none is missing behind one that stands twice.
+    let (hosts, addresses) = found.split_at(dns.len().min(found.len()));
+    let host = |(name, meant): (&GeneralName<'_>, &String)| matches!(name, GeneralName::DNSName(host) if *host == meant);
+    let address = |(name, meant): (&GeneralName<'_>, &IpAddr)| match (name, meant) {
+        (GeneralName::IPAddress(bytes), IpAddr::V4(v4)) => v4.octets() == *bytes,
+        (GeneralName::IPAddress(bytes), IpAddr::V6(v6)) => v6.octets() == *bytes,
+        _ => false,
+    };
+    !found.is_empty()
+        && (hosts.len(), addresses.len()) == (dns.len(), ip.len())
+        && hosts.iter().zip(dns).all(host)
+        && addresses.iter().zip(ip).all(address)
 }
 
 #[cfg(test)]
@@ -280,6 +290,42 @@ mod tests {
         assert_eq!(judge(&serving), Ok(()));
         let twice = Template { names: hosts(&["a", "a"]), ..serving.clone() }.encode().unwrap();
         assert_eq!(check_encoding(&serving, &twice), Err(CheckError::Field("subjectAltName")));
+    }
+
+    #[test]
+    fn case_20_a_ca_s_host_names_stand_beside_its_subject_and_are_not_critical() {
+        let subject = ca_name("Istio", Some("cluster1"), "Intermediate CA");
+        let named = |dns: &[&str]| Template {
+            profile: Profile::Intermediate { path_length: 0 },
+            names: Names::SubjectAndHosts {
+                subject: subject.clone(),
+                dns: dns.iter().map(|name| (*name).to_owned()).collect(),
+            },
+            ..good()
+        };
+        let meant = named(&["istiod.istio-system.svc"]);
+        let checked = check(&meant, Bounds { now: now(), maximum: DAY }).unwrap();
+        let (_, tbs) = TbsCertificate::from_der(checked.tbs()).unwrap();
+        assert_eq!(tbs.subject().as_raw(), subject);
+        assert!(!tbs.subject_alternative_name().unwrap().unwrap().critical);
+
+        let missing = Template { names: Names::Subject(subject.clone()), ..meant.clone() };
+        let more = named(&["istiod.istio-system.svc", "b"]);
+        for other in [missing, more, named(&["b"])] {
+            let bytes = Template { serial: meant.serial.clone(), spki: meant.spki.clone(), ..other }
+                .encode()
+                .unwrap();
+            assert_eq!(check_encoding(&meant, &bytes), Err(CheckError::Field("subjectAltName")));
+        }
+        // A CA with no host names says so by `Subject`, not by an empty extension.
+        assert_eq!(judge(&named(&[])), Err(CheckError::Field("subjectAltName")));
+        let nameless = Names::SubjectAndHosts { subject: name::EMPTY.to_vec(), dns: vec!["a".to_owned()] };
+        let nameless = judge(&Template { names: nameless, ..meant });
+        assert_eq!(
+            nameless,
+            Err(CheckError::Field("subjectAltName")),
+            "not critical beside an empty subject"
+        );
     }
 
     #[test]

@@ -17,6 +17,10 @@ use zeroize::Zeroizing;
 
 use crate::{der, pem};
 
+mod generate;
+
+pub use generate::{NewKey, NewKeyError};
+
 // Encoded object identifiers (contents octets).
 const OID_RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
 const OID_EC: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];

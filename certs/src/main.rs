@@ -11,16 +11,18 @@ use std::time::SystemTime;
 
 use clap::{Parser, Subcommand};
 
-use crate::ceremony::{authority, inspect};
+use crate::ceremony::{authority, inspect, workload};
 
 mod ceremony {
     pub(crate) mod authority;
     mod description;
     pub(crate) mod inspect;
     mod new_files;
+    mod options;
     mod read_folder;
     mod root_folder;
     mod text;
+    pub(crate) mod workload;
 }
 
 /// Makes the CAs of a mesh and shows what certificate files hold. Works offline.
@@ -37,6 +39,8 @@ enum Command {
     RootCa(authority::RootOptions),
     /// Make an intermediate under a root, in a folder that the CA can load
     Intermediate(authority::IntermediateOptions),
+    /// Make a key and a certificate for a workload that cannot ask a CA; no CA records it
+    Workload(workload::Options),
     /// Show certificates, CSRs, bundles, key files (never a key) and cacerts folders
     Inspect(inspect::Options),
 }
@@ -46,6 +50,7 @@ fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::RootCa(options) => finish(authority::root(&options, now)),
         Command::Intermediate(options) => finish(authority::intermediate(&options, now)),
+        Command::Workload(options) => finish(workload::make(&options, now)),
         Command::Inspect(options) => {
             let inspected = inspect::run(&options, now);
             for error in &inspected.errors {

@@ -34,6 +34,13 @@ pub enum Names {
     },
     /// A CA, which its subject names.
     Subject(Vec<u8>),
+    /// A CA with host names beside its subject, as Istio's tools make intermediates.
+    SubjectAndHosts {
+        /// Raw DER, not empty.
+        subject: Vec<u8>,
+        /// DNS names, ASCII; at least one.
+        dns: Vec<String>,
+    },
 }
 
 /// Everything a certificate will say, but for its signature.
@@ -61,8 +68,8 @@ impl Template {
     /// The subject, raw DER: empty for leaves.
     pub fn subject(&self) -> &[u8] {
         match &self.names {
-            Names::Subject(subject) => subject,
-            _ => name::EMPTY,
+            Names::Subject(subject) | Names::SubjectAndHosts { subject, .. } => subject,
+            Names::SpiffeId(_) | Names::Hosts { .. } => name::EMPTY,
         }
     }
 
@@ -101,8 +108,10 @@ impl Template {
         out.extend(extension(BASIC_CONSTRAINTS, true, &self.basic_constraints()));
         match &self.names {
             Names::SpiffeId(id) => out.extend(uri_name(id)),
-            Names::Hosts { dns, ip } => out.extend(host_names(dns, ip)),
+            Names::Hosts { dns, ip } => out.extend(host_names(true, dns, ip)),
             Names::Subject(_) => {}
+            // Critical where it is the only name, and only there (RFC 5280, 4.2.1.6).
+            Names::SubjectAndHosts { dns, .. } => out.extend(host_names(false, dns, &[])),
         }
         out
     }
@@ -126,7 +135,7 @@ pub(crate) fn uri_name(id: &SpiffeId) -> Vec<u8> {
     extension(SUBJECT_ALT_NAME, true, &names)
 }
 
-fn host_names(dns: &[String], ip: &[IpAddr]) -> Vec<u8> {
+fn host_names(critical: bool, dns: &[String], ip: &[IpAddr]) -> Vec<u8> {
     let mut names = Vec::new();
     for host in dns {
         names.extend(der::context_primitive(2, host.as_bytes()));
@@ -137,5 +146,5 @@ fn host_names(dns: &[String], ip: &[IpAddr]) -> Vec<u8> {
             IpAddr::V6(v6) => der::context_primitive(7, &v6.octets()),
         });
     }
-    extension(SUBJECT_ALT_NAME, true, &der::sequence(&[&names]))
+    extension(SUBJECT_ALT_NAME, critical, &der::sequence(&[&names]))
 }

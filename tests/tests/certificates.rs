@@ -12,4 +12,5 @@ mod certificates {
     mod lint;
     mod openssl;
     mod requests;
+    mod walkthrough;
 }

@@ -34,3 +34,5 @@ mod secrecy;
 mod tls;
 #[path = "end_to_end/trust_watch.rs"]
 mod trust_watch;
+#[path = "end_to_end/walkthrough.rs"]
+mod walkthrough;

@@ -5,23 +5,26 @@
 //! is `root_folder`'s business, writing that of `new_files`.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use signet_certs::ca::{Ca, CaError};
 use signet_certs::cacerts::{CA_CERT, CA_KEY, CERT_CHAIN, Cacerts, Fault, Folder, ROOT_CERT};
+use signet_certs::chain::{Certificate, CertificateError};
+use signet_certs::check::Bounds;
 use signet_certs::clock::{rfc3339, whole_seconds};
 use signet_certs::key::{KeyError, PrivateKey};
 use signet_certs::name::{self, ca_name};
+use signet_certs::profile::Profile;
+use signet_certs::template::Names;
 use signet_certs::validity::{BACKDATE, Validity};
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 use super::new_files::{self, NewFile, NewFilesError, PRIVATE, PUBLIC};
-use super::root_folder::{self, RootFolderError};
+use super::options::{CaOptions, Output, attribute, dns_name};
+use super::root_folder::{self, ROOT_KEY, RootFolderError};
 use super::text::{colons, lines, shell};
-
-/// The upper bound of an organization and of a common name in RFC 5280.
-const LONGEST_NAME: usize = 64;
 
 /// What `root-ca` is told.
 #[derive(Debug, Args)]
@@ -29,8 +32,20 @@ pub(crate) struct RootOptions {
     /// Common name of the root
     #[arg(long, value_name = "NAME", default_value = "Root CA", value_parser = attribute)]
     common_name: String,
+    /// Which files to write
+    #[arg(long, value_enum, default_value_t = Layout::Cacerts)]
+    layout: Layout,
     #[command(flatten)]
     ca: CaOptions,
+}
+
+/// Which files a root is written as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Layout {
+    /// The four files of a cacerts folder: a CA can load it
+    Cacerts,
+    /// root-cert.pem and root-key.pem, as Istio's Makefile names them: only to sign intermediates
+    Root,
 }
 
 /// What `intermediate` is told.
@@ -45,29 +60,17 @@ pub(crate) struct IntermediateOptions {
     /// Common name of the intermediate
     #[arg(long, value_name = "NAME", default_value = "Intermediate CA", value_parser = attribute)]
     common_name: String,
+    /// How many CAs may stand beneath it: 0 or 1
+    ///
+    /// 0 lets it sign leaves alone. 1 is for an intermediate with an RSA key: it lets ca-server put a
+    /// P-256 intermediate of its own beneath, which signs leaves many times faster.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=1))]
+    path_length: u8,
+    /// DNS name to carry, as Istio's intermediates do; again for each
+    #[arg(long, value_name = "NAME", value_parser = dns_name)]
+    san_dns: Vec<String>,
     #[command(flatten)]
     ca: CaOptions,
-}
-
-/// What is said of every CA.
-#[derive(Debug, Args)]
-struct CaOptions {
-    /// Folder to write into; made if it is not there, and nothing in it is overwritten
-    #[arg(long, value_name = "DIR")]
-    out: PathBuf,
-    /// Organization (O) of the subject
-    #[arg(long, value_name = "NAME", default_value = "Signet", value_parser = attribute)]
-    organization: String,
-    /// Lifetime in d, h, m or s; an intermediate ends with its root at the latest
-    #[arg(long, value_name = "TIME", default_value = "3650d", value_parser = lifetime)]
-    lifetime: Duration,
-}
-
-impl CaOptions {
-    fn validity(&self, now: SystemTime) -> Validity {
-        let now = whole_seconds(now);
-        Validity { not_before: now - BACKDATE, not_after: now + self.lifetime }
-    }
 }
 
 /// Why no CA was made.
@@ -76,12 +79,26 @@ pub(crate) enum AuthorityError {
     /// There is no root to sign with.
     #[error("make an intermediate")]
     Root(#[from] RootFolderError),
+    /// The root does not allow the path length.
+    #[error(
+        "an intermediate of path length {wanted} needs a root of path length {needed} or of none; this root has {found}",
+        needed = u32::from(*wanted) + 1
+    )]
+    PathLength {
+        /// What was asked for.
+        wanted: u8,
+        /// What the root has.
+        found: u32,
+    },
     /// No key could be made.
     #[error("make a key")]
     Key(#[from] KeyError),
     /// The certificate could not be made.
     #[error("make the CA's certificate")]
     Certificate(#[from] CaError),
+    /// What was made does not read back.
+    #[error("read the CA's certificate back")]
+    Unreadable(#[from] CertificateError),
     /// The CA would not load what was made.
     #[error("a CA made like this would not load:\n{list}", list = lines(.0))]
     Faults(Vec<Fault>),
@@ -92,71 +109,135 @@ pub(crate) enum AuthorityError {
 
 /// Makes a root and answers what to tell people.
 pub(crate) fn root(options: &RootOptions, now: SystemTime) -> Result<String, AuthorityError> {
-    let CaOptions { out, organization, .. } = &options.ca;
+    let CaOptions { output, organization, key, .. } = &options.ca;
     let subject = ca_name(organization, None, &options.common_name);
-    let ca = Ca::root(subject, options.ca.validity(now), PrivateKey::generate_p256()?)?;
+    let ca = Ca::root(subject, validity(&options.ca, now), PrivateKey::generate(*key)?)?;
     let pem = ca.certificate.to_pem();
-    write(out, &ca, &pem, pem.as_bytes(), now)?;
-    let next = format!("certs intermediate --root {} --name cluster1 --out cluster1", shell(out));
-    Ok(report("root", out, &ca, "", &next))
+    let files = judged(&ca, &pem, pem.as_bytes(), now)?;
+    match options.layout {
+        Layout::Cacerts => write_cacerts(output, &files)?,
+        Layout::Root => {
+            // The certificate last: to the Makefile it is the sign that the root is made.
+            let new = [
+                NewFile { name: ROOT_KEY, mode: PRIVATE, content: files.key.as_bytes() },
+                NewFile { name: ROOT_CERT, mode: PUBLIC, content: &files.root_cert },
+            ];
+            new_files::write_all(&output.out, &new, &output.overwrite)?;
+        }
+    }
+    let held = match options.layout {
+        Layout::Cacerts => HELD_IN_CACERTS,
+        Layout::Root => HELD_IN_ROOT,
+    };
+    let next = format!("certs intermediate --root {} --name cluster1 --out cluster1", shell(&output.out));
+    Ok(report("root", &output.out, &ca, "") + held + "Next\n  " + &next + "\n")
 }
 
 /// Makes an intermediate and answers what to tell people.
 pub(crate) fn intermediate(options: &IntermediateOptions, now: SystemTime) -> Result<String, AuthorityError> {
-    let CaOptions { out, organization, .. } = &options.ca;
+    let output = &options.ca.output;
     let root = root_folder::read(&options.root, now)?;
-    let subject = ca_name(organization, Some(&options.name), &options.common_name);
-    let wanted = options.ca.validity(now);
-    let ca = root.ca.intermediate(subject, 0, wanted, PrivateKey::generate_p256()?)?;
+    let above = root.ca.certificate.facts();
+    if let Some(found) =
+        above.path_length.filter(|found| (1..=u32::from(options.path_length)).contains(found))
+    {
+        return Err(AuthorityError::PathLength { wanted: options.path_length, found });
+    }
+    let wanted = validity(&options.ca, now);
+    let validity = Validity { not_after: wanted.not_after.min(above.validity.not_after), ..wanted };
+    let ca = sign(options, &root.ca, validity, now)?;
     let chain = ca.certificate.to_pem() + &root.ca.certificate.to_pem();
-    write(out, &ca, &chain, &root.root_cert, now)?;
-    let cut = if ca.certificate.facts().validity.not_after < wanted.not_after {
+    write_cacerts(output, &judged(&ca, &chain, &root.root_cert, now)?)?;
+    let cut = if validity.not_after < wanted.not_after {
         format!(" (cut to the end of its root; {} was asked for)", rfc3339(wanted.not_after))
     } else {
         String::new()
     };
     let next = format!(
         "ca-server run --cacerts {} --trust-domain cluster.local --jwks jwks.json --token-issuer ISSUER --data data",
-        shell(out)
+        shell(&output.out)
     );
-    Ok(report("intermediate", out, &ca, &cut, &next))
+    Ok(report("intermediate", &output.out, &ca, &cut) + HELD_IN_CACERTS + "Next\n  " + &next + "\n")
 }
 
-/// Judges the four files as the CA will, then writes them.
-fn write(out: &Path, ca: &Ca, chain: &str, root_cert: &[u8], now: SystemTime) -> Result<(), AuthorityError> {
-    let (certificate, key) = (ca.certificate.to_pem(), ca.key.to_pkcs8_pem());
+fn sign(
+    options: &IntermediateOptions,
+    root: &Ca,
+    validity: Validity,
+    now: SystemTime,
+) -> Result<Ca, AuthorityError> {
+    let subject = ca_name(&options.ca.organization, Some(&options.name), &options.common_name);
+    let names = match options.san_dns.as_slice() {
+        [] => Names::Subject(subject),
+        dns => Names::SubjectAndHosts { subject, dns: dns.to_vec() },
+    };
+    let profile = Profile::Intermediate { path_length: options.path_length };
+    let key = PrivateKey::generate(options.ca.key)?;
+    let template = root.template(profile, names, key.spki().to_vec(), validity)?;
+    let der = root.sign(&template, Bounds { now, maximum: options.ca.lifetime })?;
+    Ok(Ca { certificate: Certificate::from_der(der.to_vec())?, key })
+}
+
+fn validity(options: &CaOptions, now: SystemTime) -> Validity {
+    let now = whole_seconds(now);
+    Validity { not_before: now - BACKDATE, not_after: now + options.lifetime }
+}
+
+/// The four files, as the CA judges them.
+struct Four {
+    certificate: String,
+    key: Zeroizing<String>,
+    chain: String,
+    root_cert: Vec<u8>,
+}
+
+fn judged(ca: &Ca, chain: &str, root_cert: &[u8], now: SystemTime) -> Result<Four, AuthorityError> {
+    let four = Four {
+        certificate: ca.certificate.to_pem(),
+        key: ca.key.to_pkcs8_pem(),
+        chain: chain.to_owned(),
+        root_cert: root_cert.to_vec(),
+    };
     let folder = Folder::from([
-        (CA_CERT, certificate.clone().into_bytes()),
-        (CA_KEY, key.as_bytes().to_vec()),
+        (CA_CERT, four.certificate.clone().into_bytes()),
+        (CA_KEY, four.key.as_bytes().to_vec()),
         (CERT_CHAIN, chain.as_bytes().to_vec()),
         (ROOT_CERT, root_cert.to_vec()),
     ]);
     Cacerts::read(&folder, now).map_err(AuthorityError::Faults)?;
-    let public = |name, content| NewFile { name, mode: PUBLIC, content };
-    let new = [
-        public(CA_CERT, certificate.as_bytes()),
-        NewFile { name: CA_KEY, mode: PRIVATE, content: key.as_bytes() },
-        public(CERT_CHAIN, chain.as_bytes()),
-        public(ROOT_CERT, root_cert),
-    ];
-    Ok(new_files::write_all(out, &new)?)
+    Ok(four)
 }
 
-fn report(kind: &str, out: &Path, ca: &Ca, cut: &str, next: &str) -> String {
+fn write_cacerts(output: &Output, four: &Four) -> Result<(), NewFilesError> {
+    let public = |name, content| NewFile { name, mode: PUBLIC, content };
+    let new = [
+        public(CA_CERT, four.certificate.as_bytes()),
+        NewFile { name: CA_KEY, mode: PRIVATE, content: four.key.as_bytes() },
+        public(CERT_CHAIN, four.chain.as_bytes()),
+        public(ROOT_CERT, &four.root_cert),
+    ];
+    new_files::write_all(&output.out, &new, &output.overwrite)
+}
+
+const HELD_IN_CACERTS: &str = "Files
+  ca-cert.pem     its certificate
+  ca-key.pem      its private key, for the owner's eyes only (mode 0600)
+  cert-chain.pem  its certificate and those above it
+  root-cert.pem   what everybody trusts
+";
+const HELD_IN_ROOT: &str = "Files
+  root-cert.pem  its certificate, which everybody trusts
+  root-key.pem   its private key, for the owner's eyes only (mode 0600)
+";
+
+fn report(kind: &str, out: &Path, ca: &Ca, cut: &str) -> String {
     let facts = ca.certificate.facts();
     let (from, to) = (rfc3339(facts.validity.not_before), rfc3339(facts.validity.not_after));
     format!(
         "Made the {kind} ({subject}) in {out}\n\
          \x20 key          {key}\n\
          \x20 valid        {from} to {to}{cut}\n\
-         \x20 fingerprint  SHA-256 {fingerprint}\n\
-         Files\n\
-         \x20 {CA_CERT}     its certificate\n\
-         \x20 {CA_KEY}      its private key, for the owner's eyes only (mode 0600)\n\
-         \x20 {CERT_CHAIN}  its certificate and those above it\n\
-         \x20 {ROOT_CERT}   what everybody trusts\n\
-         Next\n\
-         \x20 {next}\n",
+         \x20 fingerprint  SHA-256 {fingerprint}\n",
         subject = name::display(&facts.subject),
         out = out.display(),
         key = ca.key.kind(),
@@ -164,37 +245,14 @@ fn report(kind: &str, out: &Path, ca: &Ca, cut: &str, next: &str) -> String {
     )
 }
 
-/// A value that a name can carry.
-fn attribute(text: &str) -> Result<String, AttributeError> {
-    if text.is_empty() || text.chars().count() > LONGEST_NAME || text.chars().any(char::is_control) {
-        return Err(AttributeError(text.chars().count()));
-    }
-    Ok(text.to_owned())
-}
-
-/// Why a text cannot stand in a name.
-#[derive(Debug, PartialEq, Eq, Error)]
-#[error("expected 1 to {LONGEST_NAME} characters without control characters, found {0}")]
-struct AttributeError(usize);
-
-/// Reads `--lifetime`: whole seconds, at most a hundred years, far from the end of what certificates express.
-fn lifetime(text: &str) -> Result<Duration, String> {
-    const LONGEST: Duration = Duration::from_secs(36_500 * 86_400);
-    match signet_certs::duration::parse(text)? {
-        lifetime if lifetime.subsec_nanos() != 0 => Err("must be whole seconds".to_owned()),
-        lifetime if lifetime > LONGEST => Err("must be at most 36500d".to_owned()),
-        lifetime => Ok(lifetime),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use signet_certs::chain::Certificate;
     use signet_certs::clock::from_unix;
+    use signet_certs::key::NewKey;
     use std::fs;
-    use std::path::Path;
+    use std::time::Duration;
 
     const HOUR: Duration = Duration::from_secs(3600);
 
@@ -202,26 +260,32 @@ mod tests {
         from_unix(1_800_000_000)
     }
 
-    #[test]
-    fn lifetimes_are_whole_and_bounded() {
-        assert_eq!(lifetime("36500d"), Ok(Duration::from_secs(36_500 * 86_400)));
-        for bad in ["36501d", "0s", "1500ms", "ten years", ""] {
-            assert!(lifetime(bad).is_err(), "{bad}");
-        }
-    }
-
     fn options(out: PathBuf, lifetime: Duration) -> CaOptions {
-        CaOptions { out, organization: "Signet".into(), lifetime }
+        let output = Output { out, overwrite: Vec::new() };
+        CaOptions { output, organization: "Signet".into(), lifetime, key: NewKey::P256 }
     }
 
     fn make_root(out: PathBuf, lifetime: Duration) -> Result<String, AuthorityError> {
-        root(&RootOptions { common_name: "Root CA".into(), ca: options(out, lifetime) }, now())
+        root(&root_options(out, lifetime), now())
+    }
+
+    fn root_options(out: PathBuf, lifetime: Duration) -> RootOptions {
+        RootOptions { common_name: "Root CA".into(), layout: Layout::Cacerts, ca: options(out, lifetime) }
     }
 
     fn make_intermediate(root: PathBuf, out: PathBuf, lifetime: Duration) -> Result<String, AuthorityError> {
-        let common_name = "Intermediate CA".into();
-        let ca = options(out, lifetime);
-        intermediate(&IntermediateOptions { root, name: "cluster1".into(), common_name, ca }, now())
+        intermediate(&intermediate_options(root, out, lifetime), now())
+    }
+
+    fn intermediate_options(root: PathBuf, out: PathBuf, lifetime: Duration) -> IntermediateOptions {
+        IntermediateOptions {
+            root,
+            name: "cluster1".into(),
+            common_name: "Intermediate CA".into(),
+            path_length: 0,
+            san_dns: Vec::new(),
+            ca: options(out, lifetime),
+        }
     }
 
     fn certificate(folder: &Path) -> Certificate {
@@ -272,9 +336,82 @@ mod tests {
     }
 
     #[test]
-    fn names_have_the_bounds_of_rfc_5280() {
-        assert!(attribute(&"ä".repeat(LONGEST_NAME)).is_ok());
-        assert_eq!(attribute(&"a".repeat(LONGEST_NAME + 1)), Err(AttributeError(LONGEST_NAME + 1)));
-        assert!(attribute("").is_err() && attribute("a\nb").is_err());
+    fn every_kind_of_key_makes_a_root_and_an_intermediate() {
+        let folder = tempfile::tempdir().unwrap();
+        for (kind, name) in
+            [(NewKey::P384, "P-384\n"), (NewKey::Ed25519, "Ed25519\n"), (NewKey::Rsa2048, "RSA 2048\n")]
+        {
+            let [top, out] = ["root", "out"].map(|role| folder.path().join(format!("{kind}-{role}")));
+            let mut options = root_options(top.clone(), HOUR);
+            options.ca.key = kind;
+            let report = root(&options, now()).unwrap();
+            assert!(report.contains(&format!("  key          {name}")), "{report}");
+            let mut options = intermediate_options(top, out.clone(), HOUR);
+            options.ca.key = kind;
+            intermediate(&options, now()).unwrap();
+            let key = PrivateKey::from_pem(&fs::read(out.join(CA_KEY)).unwrap()).unwrap();
+            assert_eq!(key.spki(), certificate(&out).facts().spki);
+        }
+    }
+
+    #[test]
+    fn a_root_in_istio_s_layout_has_two_files_and_signs() {
+        let folder = tempfile::tempdir().unwrap();
+        let [top, out] = ["root", "out"].map(|name| folder.path().join(name));
+        let options = RootOptions { layout: Layout::Root, ..root_options(top.clone(), HOUR) };
+        root(&options, now()).unwrap();
+        let mut names: Vec<_> = fs::read_dir(&top)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        assert_eq!(names, [ROOT_CERT, ROOT_KEY]);
+        let before = fs::read(top.join(ROOT_KEY)).unwrap();
+        assert!(matches!(root(&options, now()), Err(AuthorityError::Write(_))));
+        assert_eq!(fs::read(top.join(ROOT_KEY)).unwrap(), before);
+        make_intermediate(top, out, HOUR).unwrap();
+    }
+
+    #[test]
+    fn path_length_and_host_names_are_as_asked() {
+        let folder = tempfile::tempdir().unwrap();
+        let [top, plain, named] = ["root", "plain", "named"].map(|name| folder.path().join(name));
+        make_root(top.clone(), HOUR).unwrap();
+        make_intermediate(top.clone(), plain.clone(), HOUR).unwrap();
+        let (length, dns) =
+            (certificate(&plain).facts().path_length, certificate(&plain).facts().dns.clone());
+        assert_eq!((length, dns), (Some(0), vec![]));
+        let san_dns = vec!["istiod.istio-system.svc".to_owned(), "istiod.istio-system".to_owned()];
+        let options = intermediate_options(top, named.clone(), HOUR);
+        let options = IntermediateOptions { path_length: 1, san_dns: san_dns.clone(), ..options };
+        intermediate(&options, now()).unwrap();
+        let (length, dns) =
+            (certificate(&named).facts().path_length, certificate(&named).facts().dns.clone());
+        assert_eq!((length, dns), (Some(1), san_dns));
+    }
+
+    #[test]
+    fn a_path_length_that_the_root_does_not_allow_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("out");
+        // A root of path length 1, which we do not make ourselves: its self-signature is all that counts.
+        let key = PrivateKey::generate(NewKey::P256).unwrap();
+        let subject = ca_name("Signet", None, "Root CA");
+        let life = Validity { not_before: now() - BACKDATE, not_after: now() + HOUR };
+        let issuer = Ca::root(subject.clone(), life, key).unwrap();
+        let spki = issuer.key.spki().to_vec();
+        let profile = Profile::Intermediate { path_length: 1 };
+        let template = issuer.template(profile, Names::Subject(subject), spki, life).unwrap();
+        let der = issuer.sign(&template, Bounds { now: now(), maximum: HOUR }).unwrap();
+        let bounded = Certificate::from_der(der.to_vec()).unwrap();
+        fs::write(folder.path().join(ROOT_CERT), bounded.to_pem()).unwrap();
+        fs::write(folder.path().join(ROOT_KEY), issuer.key.to_pkcs8_pem().as_bytes()).unwrap();
+
+        let options = intermediate_options(folder.path().to_owned(), out.clone(), HOUR);
+        let options = IntermediateOptions { path_length: 1, ..options };
+        let refused = intermediate(&options, now()).unwrap_err();
+        assert!(refused.to_string().contains("path length 2 or of none; this root has 1"), "{refused}");
+        assert!(!out.exists());
+        intermediate(&IntermediateOptions { path_length: 0, ..options }, now()).unwrap();
     }
 }

@@ -1,5 +1,5 @@
-//! Reading the folder of a root that is to sign an intermediate: ours, or the one that Istio's
-//! certificate tools write.
+//! Reading the folder of a CA that is to sign: a root for an intermediate, any CA for a workload. It is
+//! ours, or the one that Istio's certificate tools write.
 
 use std::fs;
 use std::io;
@@ -14,14 +14,15 @@ use thiserror::Error;
 use super::text::lines;
 
 /// The root's key in Istio's layout.
-const ROOT_KEY: &str = "root-key.pem";
-const OURS: Layout = Layout { certificate: CA_CERT, key: CA_KEY };
-const ISTIO: Layout = Layout { certificate: ROOT_CERT, key: ROOT_KEY };
+pub(crate) const ROOT_KEY: &str = "root-key.pem";
+const OURS: Layout = Layout { certificate: CA_CERT, chain: CERT_CHAIN, key: CA_KEY };
+const ISTIO: Layout = Layout { certificate: ROOT_CERT, chain: ROOT_CERT, key: ROOT_KEY };
 
-/// Where a folder keeps its signing certificate and the key.
+/// Where a folder keeps its signing certificate, the chain and the key.
 #[derive(Clone, Copy)]
 struct Layout {
     certificate: &'static str,
+    chain: &'static str,
     key: &'static str,
 }
 
@@ -34,7 +35,16 @@ pub(crate) struct Root {
     pub(crate) root_cert: Vec<u8>,
 }
 
-/// Why there is no root in a folder.
+/// A root or an intermediate that can sign leaves, and what its folder gives to everybody.
+#[derive(Debug)]
+pub(crate) struct Signer {
+    /// Who signs, and what is above it.
+    pub(crate) cacerts: Cacerts,
+    /// `root-cert.pem` byte for byte.
+    pub(crate) root_cert: Vec<u8>,
+}
+
+/// Why there is no CA in a folder.
 #[derive(Debug, Error)]
 pub(crate) enum RootFolderError {
     /// A file, or the folder itself, cannot be read.
@@ -57,35 +67,15 @@ pub(crate) enum RootFolderError {
         issuer: String,
     },
     /// The files do not make a CA.
-    #[error("the root in {0} cannot sign:\n{list}", list = lines(.1))]
+    #[error("the CA in {0} cannot sign:\n{list}", list = lines(.1))]
     Faults(String, Vec<Fault>),
 }
 
 /// Reads and judges the root of a folder at `now`.
 pub(crate) fn read(folder: &Path, now: SystemTime) -> Result<Root, RootFolderError> {
-    let shown = folder.display().to_string();
-    folder.metadata().map_err(|error| RootFolderError::Read(folder.to_owned(), error))?;
-    let there = |layout: Layout| folder.join(layout.key).exists();
-    let layout = match (there(OURS), there(ISTIO)) {
-        (true, false) => OURS,
-        (false, true) => ISTIO,
-        (true, true) => return Err(RootFolderError::TwoKeys(shown)),
-        (false, false) => return Err(RootFolderError::NoKey(shown)),
-    };
-    let read = |name: &str| {
-        let path = folder.join(name);
-        fs::read(&path).map_err(|error| RootFolderError::Read(path, error))
-    };
-    let certificate = read(layout.certificate)?;
-    let root_cert = read(ROOT_CERT)?;
-    let files = Folder::from([
-        (CA_CERT, certificate.clone()),
-        (CA_KEY, read(layout.key)?),
-        (CERT_CHAIN, certificate),
-        (ROOT_CERT, root_cert.clone()),
-    ]);
-    let cacerts =
-        Cacerts::read(&files, now).map_err(|faults| RootFolderError::Faults(shown, layout.faults(faults)))?;
+    let layout = Layout::of(folder)?;
+    // A root needs no chain; whatever stands in that file, it is not asked.
+    let Signer { cacerts, root_cert } = layout.read(folder, layout.certificate, now)?;
     if !cacerts.intermediates.is_empty() {
         let facts = cacerts.ca.certificate.facts();
         return Err(RootFolderError::NotRoot {
@@ -97,14 +87,51 @@ pub(crate) fn read(folder: &Path, now: SystemTime) -> Result<Root, RootFolderErr
     Ok(Root { ca: cacerts.ca, root_cert })
 }
 
+/// Reads and judges the CA of a folder at `now`, be it a root or an intermediate.
+pub(crate) fn signer(folder: &Path, now: SystemTime) -> Result<Signer, RootFolderError> {
+    let layout = Layout::of(folder)?;
+    layout.read(folder, layout.chain, now)
+}
+
 impl Layout {
+    fn of(folder: &Path) -> Result<Self, RootFolderError> {
+        folder.metadata().map_err(|error| RootFolderError::Read(folder.to_owned(), error))?;
+        let there = |layout: Self| folder.join(layout.key).exists();
+        let shown = || folder.display().to_string();
+        match (there(OURS), there(ISTIO)) {
+            (true, false) => Ok(OURS),
+            (false, true) => Ok(ISTIO),
+            (true, true) => Err(RootFolderError::TwoKeys(shown())),
+            (false, false) => Err(RootFolderError::NoKey(shown())),
+        }
+    }
+
+    fn read(self, folder: &Path, chain: &'static str, now: SystemTime) -> Result<Signer, RootFolderError> {
+        let read = |name: &str| {
+            let path = folder.join(name);
+            fs::read(&path).map_err(|error| RootFolderError::Read(path, error))
+        };
+        let root_cert = read(ROOT_CERT)?;
+        let files = Folder::from([
+            (CA_CERT, read(self.certificate)?),
+            (CA_KEY, read(self.key)?),
+            (CERT_CHAIN, read(chain)?),
+            (ROOT_CERT, root_cert.clone()),
+        ]);
+        let faults =
+            |faults| RootFolderError::Faults(folder.display().to_string(), self.faults(chain, faults));
+        let cacerts = Cacerts::read(&files, now).map_err(faults)?;
+        Ok(Signer { cacerts, root_cert })
+    }
+
     /// The faults with the files' names in this layout. One file stands for several, so faults repeat.
-    fn faults(self, faults: Vec<Fault>) -> Vec<Fault> {
+    fn faults(self, chain: &'static str, faults: Vec<Fault>) -> Vec<Fault> {
         let mut named: Vec<Fault> = Vec::with_capacity(faults.len());
         for mut fault in faults {
             fault.file = match fault.file {
                 CA_KEY => self.key,
                 ROOT_CERT => ROOT_CERT,
+                CERT_CHAIN => chain,
                 _ => self.certificate,
             };
             if !named.contains(&fault) {
@@ -216,5 +243,26 @@ mod tests {
         assert_eq!(text.matches(ROOT_CERT).count(), 1, "{text}");
         let text = refusal(&folder(ISTIO, &pem, &pem, &root.key), now() + HOUR * 2);
         assert!(text.contains("ended at"), "{text}");
+    }
+
+    #[test]
+    fn a_leaf_is_signed_by_a_root_or_by_an_intermediate_with_its_chain() {
+        let root = root();
+        let pem = root.certificate.to_pem();
+        let istio = folder(ISTIO, &pem, &pem, &root.key);
+        assert!(signer(istio.path(), now()).unwrap().cacerts.intermediates.is_empty());
+
+        let subject = ca_name("Signet", Some("c"), "Intermediate CA");
+        let below = root.intermediate(subject, 0, validity(), key()).unwrap();
+        let folder = folder(OURS, &below.certificate.to_pem(), &pem, &below.key);
+        let missing = signer(folder.path(), now());
+        assert!(matches!(missing, Err(RootFolderError::Read(path, _)) if path.ends_with(CERT_CHAIN)));
+        fs::write(folder.path().join(CERT_CHAIN), &pem).unwrap();
+        let text = signer(folder.path(), now()).unwrap_err().to_string();
+        assert!(text.contains("\n  cert-chain.pem: must begin with"), "{text}");
+        fs::write(folder.path().join(CERT_CHAIN), below.certificate.to_pem() + &pem).unwrap();
+        let read = signer(folder.path(), now()).unwrap();
+        assert_eq!(read.cacerts.intermediates, [below.certificate]);
+        assert_eq!(read.root_cert, pem.as_bytes());
     }
 }

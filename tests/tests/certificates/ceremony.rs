@@ -1,4 +1,4 @@
-//! The program `certs` as people use it: the two commands, a look at what they made, and its refusals.
+//! The program `certs` as people use it: the commands, a look at what they made, and its refusals.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -145,6 +145,75 @@ fn nothing_that_is_there_is_overwritten() {
 }
 
 #[test]
+fn what_is_named_is_overwritten_and_only_that() {
+    let bench = Bench::new();
+    done(certs(&bench, &["root-ca", "--out", "root"]));
+    let intermediate = ["intermediate", "--root", "root", "--name", "c1", "--out", "c1"];
+    done(certs(&bench, &intermediate));
+    let before = files(&bench, "c1");
+    let again = |overwrite: &[&str]| certs(&bench, &[&intermediate[..], overwrite].concat());
+    let key_alone = again(&["--overwrite", "ca-key.pem"]);
+    refused(&key_alone, 1, &["c1/ca-cert.pem is there already", "--overwrite ca-cert.pem"]);
+    refused(&again(&["--overwrite", "root-key.pem"]), 1, &["--overwrite root-key.pem: expected one of"]);
+    let kept = files(&bench, "c1");
+    assert_eq!((&kept.ca_cert, &kept.ca_key), (&before.ca_cert, &before.ca_key));
+
+    // The root is the same, so it need not be named.
+    done(again(&["--overwrite", "ca-key.pem", "--overwrite=ca-cert.pem,cert-chain.pem"]));
+    let after = files(&bench, "c1");
+    assert!(after.ca_key != before.ca_key && after.root_cert == before.root_cert);
+    load(&bench, "c1");
+    let mode = fs::metadata(bench.path().join("c1").join(CA_KEY)).unwrap().permissions().mode();
+    assert_eq!((mode & 0o777, entries(&bench, "c1").len()), (0o600, 4));
+}
+
+#[test]
+fn keys_of_every_kind_are_read_by_openssl_and_their_chains_accepted() {
+    let bench = Bench::new();
+    for (kind, shown) in [
+        ("p384", "secp384r1"),
+        ("ed25519", "ED25519"),
+        ("rsa2048", "Public-Key: (2048 bit)"),
+        ("rsa3072", "Public-Key: (3072 bit)"),
+        ("rsa4096", "Public-Key: (4096 bit)"),
+    ] {
+        let (root, out) = (format!("{kind}-root"), format!("{kind}-c1"));
+        done(certs(&bench, &["root-ca", "--key", kind, "--out", &root]));
+        let arguments = ["intermediate", "--root", &root, "--name", "c1", "--out", &out, "--key", kind];
+        done(certs(&bench, &[&arguments[..], &["--path-length", "1", "--san-dns", "a.svc"]].concat()));
+        for folder in [&root, &out] {
+            bench.openssl(&["pkey", "-check", "-noout", "-in", &format!("{folder}/{CA_KEY}")]);
+        }
+        let Cacerts { ca, intermediates, anchor, .. } = load(&bench, &out);
+        let text = bench.text(&ca.certificate);
+        for part in [shown, "CA:TRUE, pathlen:1\n", "Subject Alternative Name: \n                DNS:a.svc\n"]
+        {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+        let leaf = svid(&ca, &bench.key("leaf.pem", P256));
+        bench.assert_accepted(&Chain { leaf, intermediates, root: anchor });
+    }
+}
+
+#[test]
+fn a_workload_s_certificate_is_made_under_an_intermediate() {
+    let bench = Bench::new();
+    done(certs(&bench, &["root-ca", "--out", "root"]));
+    done(certs(&bench, &["intermediate", "--root", "root", "--name", "c1", "--out", "c1"]));
+    let workload = ["workload", "--ca", "c1", "--namespace", "vm", "--service-account", "db", "--out", "vm"];
+    let report = done(certs(&bench, &workload));
+    assert!(report.contains("spiffe://cluster.local/ns/vm/sa/db"), "{report}");
+    let chain = Certificate::all_from_pem(&bench.read("vm/workload-cert-chain.pem")).unwrap();
+    let Cacerts { intermediates, anchor, .. } = load(&bench, "c1");
+    let (leaf, above) = chain.split_first().unwrap();
+    assert_eq!(above, intermediates);
+    bench.assert_accepted(&Chain { leaf: leaf.clone(), intermediates, root: anchor });
+    refused(&certs(&bench, &workload), 1, &["vm/key.pem is there already"]);
+    refused(&certs(&bench, &["workload", "--ca", "c1", "--namespace", "a/b", "--out", "x"]), 1, &["'/'"]);
+    assert!(!bench.path().join("x").exists());
+}
+
+#[test]
 fn a_root_that_cannot_sign_is_refused_with_its_reason() {
     let bench = Bench::new();
     let intermediate =
@@ -172,6 +241,12 @@ fn wrong_usage_is_told_apart_from_failure() {
     let root = |option: &str, value: &str| certs(&bench, &["root-ca", "--out", "root", option, value]);
     refused(&root("--lifetime", "10"), 2, &["is not a duration"]);
     refused(&root("--lifetime", "0d"), 2, &["more than zero"]);
+    refused(&root("--key", "rsa1024"), 2, &["expected p256, p384, ed25519, rsa2048, rsa3072 or rsa4096"]);
+    refused(&root("--layout", "istio"), 2, &["cacerts, root"]);
+    let intermediate = ["intermediate", "--root", "root", "--name", "c", "--out", "c"];
+    let intermediate = |more: &[&str]| certs(&bench, &[&intermediate[..], more].concat());
+    refused(&intermediate(&["--path-length", "2"]), 2, &["0..=1"]);
+    refused(&intermediate(&["--san-dns", "*.svc"]), 2, &["expected a DNS name"]);
     refused(&root("--organization", ""), 2, &["1 to 64 characters"]);
     refused(&root("--common-name", &"x".repeat(65)), 2, &["found 65"]);
     refused(&certs(&bench, &["intermediate", "--root", "root", "--out", "c"]), 2, &["--name"]);
