@@ -61,7 +61,7 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AgentEr
     let (mut servers, mut loops) = (JoinSet::new(), JoinSet::new());
 
     if let Some(listener) = listener {
-        let serve = monitoring::serve(listener, metrics.clone(), holder.subscribe(), stop.clone());
+        let serve = monitoring::serve(listener, metrics.clone(), holder.clone(), stop.clone());
         servers.spawn(async move { serve.await.map_err(|error| error.to_string()) });
     }
     if let Some(socket) = socket {
