@@ -239,6 +239,28 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_restart_does_not_hold_for_a_subscriber_whose_process_cannot_be_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut ca = FakeCa::start().await;
+        ca.trust.send_replace(Some(statement(&[&ca.pki.root], 1, 1)));
+        let config = Config { output_certs: None, ..ca.config(folder.path()) };
+        // An earlier run served an Envoy of another pid namespace.
+        std::fs::create_dir(folder.path().join("state")).unwrap();
+        let earlier = folder.path().join("state").join("subscribers.json");
+        std::fs::write(&earlier, r#"[["node",null]]"#).unwrap();
+        let running = Running::start(config);
+        let stated = until(&mut ca, |_| true).await;
+        assert_eq!(holdings(&stated), [Holding::Unknown]);
+        assert_eq!(stated.subscribers.unwrap().unknown, 1);
+        let mut envoy = Envoy::open(&folder.path().join("sds"), "node", &["ROOTCA"]).await;
+        let sent = envoy.next().await;
+        envoy.accept(&["ROOTCA"], &sent.nonce).await;
+        let stated = until(&mut ca, |stated| holdings(stated) == [Holding::Held]).await;
+        assert_eq!(stated.subscribers.unwrap().unknown, 0);
+        running.stop().await;
+    }
+
+    #[tokio::test]
     async fn a_ca_without_the_watch_is_enough() {
         let folder = tempfile::tempdir().unwrap();
         let ca = FakeCa::start().await;
