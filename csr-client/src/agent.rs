@@ -93,6 +93,8 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AgentEr
     loops.spawn(async move { identity::keep(&requester, &holder, renewal, &metrics).await });
 
     let result = tokio::select! {
+        // The servers end by the same token: who is told to stop has not failed.
+        biased;
         () = stop.cancelled() => Ok(()),
         Some(ended) = servers.join_next() => Err(AgentError::Ended(format!("{ended:?}"))),
         Some(ended) = loops.join_next() => Err(AgentError::Ended(format!("{ended:?}"))),
@@ -258,6 +260,31 @@ mod tests {
         let stated = until(&mut ca, |stated| holdings(stated) == [Holding::Held]).await;
         assert_eq!(stated.subscribers.unwrap().unknown, 0);
         running.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_stop_is_not_taken_for_a_part_that_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let ca = FakeCa::start().await;
+        let config = ca.config(folder.path());
+        let socket = folder.path().join("sds");
+        // Which of both was seen first was left to chance.
+        for _ in 0..20 {
+            let stop = CancellationToken::new();
+            let mut agent = std::pin::pin!(run(&config, stop.clone()));
+            while !socket.exists() {
+                tokio::select! {
+                    ended = &mut agent => panic!("{ended:?}"),
+                    () = tokio::task::yield_now() => {}
+                }
+            }
+            stop.cancel();
+            // The server ends before the agent looks at either.
+            while socket.exists() {
+                tokio::task::yield_now().await;
+            }
+            agent.await.unwrap();
+        }
     }
 
     #[tokio::test]
