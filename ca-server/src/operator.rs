@@ -13,6 +13,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use thiserror::Error;
@@ -57,6 +58,7 @@ pub enum AuthorityVerb {
     /// Show one, with its chain
     Show {
         /// Its id, or the beginning of it
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         id: String,
     },
 }
@@ -85,7 +87,7 @@ pub enum LogVerb {
     /// Prove that a certificate is in the log
     Prove {
         /// Its serial number in hex
-        #[arg(long, value_name = "HEX")]
+        #[arg(long, value_name = "HEX", value_parser = NonEmptyStringValueParser::new())]
         serial: String,
     },
     /// Print a signed checkpoint of now, to be kept elsewhere
@@ -263,4 +265,22 @@ fn print(
 
 fn read(path: &Path) -> Result<String, OperatorError> {
     std::fs::read_to_string(path).map_err(|error| OperatorError::File(path.to_owned(), error))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use clap::Command;
+    use clap::error::ErrorKind;
+
+    #[test]
+    fn an_empty_id_or_serial_is_refused_before_it_asks_for_something_else() {
+        let refused = |verbs: Command, words: &[&str]| verbs.try_get_matches_from(words).unwrap_err().kind();
+        let authority = || AuthorityVerb::augment_subcommands(Command::new("authority"));
+        assert_eq!(refused(authority(), &["authority", "show", ""]), ErrorKind::InvalidValue);
+        assert!(authority().try_get_matches_from(["authority", "show", "a b"]).is_ok());
+        let log = LogVerb::augment_subcommands(Command::new("log"));
+        assert_eq!(refused(log, &["log", "prove", "--serial", ""]), ErrorKind::InvalidValue);
+    }
 }

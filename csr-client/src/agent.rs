@@ -61,7 +61,7 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AgentEr
     let (mut servers, mut loops) = (JoinSet::new(), JoinSet::new());
 
     if let Some(listener) = listener {
-        let serve = monitoring::serve(listener, metrics.clone(), holder.subscribe(), stop.clone());
+        let serve = monitoring::serve(listener, metrics.clone(), holder.clone(), stop.clone());
         servers.spawn(async move { serve.await.map_err(|error| error.to_string()) });
     }
     if let Some(socket) = socket {
@@ -93,6 +93,8 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AgentEr
     loops.spawn(async move { identity::keep(&requester, &holder, renewal, &metrics).await });
 
     let result = tokio::select! {
+        // The servers end by the same token: who is told to stop has not failed.
+        biased;
         () = stop.cancelled() => Ok(()),
         Some(ended) = servers.join_next() => Err(AgentError::Ended(format!("{ended:?}"))),
         Some(ended) = loops.join_next() => Err(AgentError::Ended(format!("{ended:?}"))),
@@ -236,6 +238,53 @@ mod tests {
         let mut envoy = Envoy::open(&socket, "node", &["default", "ROOTCA"]).await;
         assert_eq!(envoy.next().await.names(), ["ROOTCA"]);
         second.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_restart_does_not_hold_for_a_subscriber_whose_process_cannot_be_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut ca = FakeCa::start().await;
+        ca.trust.send_replace(Some(statement(&[&ca.pki.root], 1, 1)));
+        let config = Config { output_certs: None, ..ca.config(folder.path()) };
+        // An earlier run served an Envoy of another pid namespace.
+        std::fs::create_dir(folder.path().join("state")).unwrap();
+        let earlier = folder.path().join("state").join("subscribers.json");
+        std::fs::write(&earlier, r#"[["node",null]]"#).unwrap();
+        let running = Running::start(config);
+        let stated = until(&mut ca, |_| true).await;
+        assert_eq!(holdings(&stated), [Holding::Unknown]);
+        assert_eq!(stated.subscribers.unwrap().unknown, 1);
+        let mut envoy = Envoy::open(&folder.path().join("sds"), "node", &["ROOTCA"]).await;
+        let sent = envoy.next().await;
+        envoy.accept(&["ROOTCA"], &sent.nonce).await;
+        let stated = until(&mut ca, |stated| holdings(stated) == [Holding::Held]).await;
+        assert_eq!(stated.subscribers.unwrap().unknown, 0);
+        running.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_stop_is_not_taken_for_a_part_that_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let ca = FakeCa::start().await;
+        let config = ca.config(folder.path());
+        let socket = folder.path().join("sds");
+        // Which of both was seen first was left to chance.
+        for _ in 0..20 {
+            let stop = CancellationToken::new();
+            let mut agent = std::pin::pin!(run(&config, stop.clone()));
+            while !socket.exists() {
+                tokio::select! {
+                    ended = &mut agent => panic!("{ended:?}"),
+                    () = tokio::task::yield_now() => {}
+                }
+            }
+            stop.cancel();
+            // The server ends before the agent looks at either.
+            while socket.exists() {
+                tokio::task::yield_now().await;
+            }
+            agent.await.unwrap();
+        }
     }
 
     #[tokio::test]

@@ -11,7 +11,8 @@ use crate::random;
 use crate::renew::{self, Lifetime};
 use crate::request::{Answer, RequestError, Requester};
 use crate::trust::Trust;
-use signet_certs::chain::Certificate;
+use signet_certs::bundle::TrustBundle;
+use signet_certs::chain::{self, Certificate, ChainError};
 use signet_certs::serial::Serial;
 use signet_certs::spiffe_id::TrustDomain;
 use signet_service::logging::with_causes;
@@ -102,6 +103,17 @@ impl Served {
     }
 }
 
+/// Why a peer would refuse what is served.
+#[derive(Debug, thiserror::Error)]
+pub enum Unusable {
+    /// Nothing so far.
+    #[error("no certificate yet")]
+    NoCertificate,
+    /// Its dates, those above it, or roots that do not anchor it.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
+}
+
 /// The owner of what is served.
 #[derive(Debug)]
 pub struct Holder {
@@ -131,6 +143,16 @@ impl Holder {
     /// Our own trust domain.
     pub fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
+    }
+
+    /// Judges the certificate at `now` as a peer with the roots that are served beside it would.
+    pub fn verify(&self, now: SystemTime) -> Result<(), Unusable> {
+        let served = self.served();
+        let svid = served.svid.ok_or(Unusable::NoCertificate)?;
+        let bundle = served.trust.as_ref().and_then(|trust| trust.bundles.get(&self.trust_domain));
+        let roots = bundle.map(TrustBundle::roots).unwrap_or_default();
+        chain::verify_svid(&svid.leaf, &svid.intermediates, roots, now)?;
+        Ok(())
     }
 
     /// Takes over an answer of the CA: certificate and roots in one step, so that no reader sees one
@@ -213,7 +235,7 @@ mod tests {
     use super::*;
     use crate::config::Monitoring;
     use crate::monitoring;
-    use crate::testing::{FakeCa, Pki, reviews, trust_domain, validity};
+    use crate::testing::{Authority, FakeCa, HOUR, Pki, ended, reviews, trust, trust_domain, validity};
     use signet_certs::csr::VerifiedCsr;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
@@ -244,7 +266,7 @@ mod tests {
             let any = Monitoring { address: "127.0.0.1:0".parse().unwrap(), asked: true };
             let listener = monitoring::bind(any).await.unwrap().unwrap();
             let address = listener.local_addr().unwrap();
-            tokio::spawn(monitoring::serve(listener, metrics.clone(), holder.subscribe(), stop.clone()));
+            tokio::spawn(monitoring::serve(listener, metrics.clone(), holder.clone(), stop.clone()));
             let (kept, counted, stopped) = (holder.clone(), metrics.clone(), stop.clone());
             tokio::spawn(async move {
                 let renewal = Renewal { ratio: 0.5, jitter: 0.0 };
@@ -344,10 +366,44 @@ mod tests {
     async fn an_ended_certificate_is_not_ready() {
         let running =
             Loop::start(|ca| ca.behave(|_| Err(Status::internal("no"))), Duration::from_secs(60)).await;
-        let trust = crate::testing::trust(&[&running.ca.pki.root], None);
-        let svid = running.ca.pki.svid(crate::testing::ended());
+        let trust = trust(&[&running.ca.pki.root], None);
+        let svid = running.ca.pki.svid(ended());
         running.holder.take_answer(Answer { svid, trust });
-        assert!(running.get("/ready").await.contains("has ended"));
+        assert!(running.get("/ready").await.contains("the certificate ended at"));
         assert!(running.holder.served().valid_svid(SystemTime::now()).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_certificate_is_not_ready_when_its_root_is_taken_from_the_served_ones() {
+        let running = Loop::start(|_| {}, Duration::from_secs(3600)).await;
+        running.serial_after(None).await;
+        let root = &running.ca.pki.root;
+        let other = Authority::root("Other");
+        running.holder.take_trust(trust(&[root, &other], Some((1, 2))));
+        assert_eq!(running.status("/ready").await, "200");
+        running.holder.take_trust(trust(&[&other], Some((1, 3))));
+        assert_eq!(running.status("/ready").await, "503");
+        assert!(running.get("/ready").await.contains("does not chain to a root"));
+        running.holder.take_trust(trust(&[root], Some((1, 4))));
+        assert_eq!(running.status("/ready").await, "200");
+    }
+
+    #[tokio::test]
+    async fn a_certificate_is_not_ready_before_its_time_or_past_the_end_of_its_issuer() {
+        let refuse = |ca: &FakeCa| ca.behave(|_| Err(Status::internal("no")));
+        let running = Loop::start(refuse, Duration::from_secs(60)).await;
+        let take = |pki: &Pki, validity| {
+            running.holder.take_answer(Answer { svid: pki.svid(validity), trust: trust(&[&pki.root], None) });
+        };
+        let mut early = validity(2 * HOUR);
+        early.not_before = early.not_after - HOUR;
+        take(&running.ca.pki, early);
+        assert_eq!(running.status("/ready").await, "503");
+        assert!(running.get("/ready").await.contains("the certificate is not valid before"));
+        take(&Pki::with_intermediate(ended()), validity(HOUR));
+        assert_eq!(running.status("/ready").await, "503");
+        assert!(running.get("/ready").await.contains("does not chain to a root"));
+        take(&running.ca.pki, validity(HOUR));
+        assert_eq!(running.status("/ready").await, "200");
     }
 }

@@ -1,9 +1,10 @@
 //! Metrics and readiness over HTTP, for probes and scrapers.
 //!
-//! Ready means: there is a certificate that can be used at this moment. Alive means that the agent answers.
+//! Ready means: there is a certificate that verifies at this moment, under the roots that are served with
+//! it. Alive means that the agent answers.
 
 use crate::config::Monitoring;
-use crate::identity::Served;
+use crate::identity::Holder;
 use crate::metrics::Metrics;
 use axum::Router;
 use axum::extract::State;
@@ -14,7 +15,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::SystemTime;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// The address cannot be used.
@@ -43,14 +43,14 @@ pub async fn bind(monitoring: Monitoring) -> Result<Option<TcpListener>, Monitor
 #[derive(Clone)]
 struct Shared {
     metrics: Arc<Metrics>,
-    served: watch::Receiver<Served>,
+    holder: Arc<Holder>,
 }
 
 /// Serves until `stop`.
 pub async fn serve(
     listener: TcpListener,
     metrics: Arc<Metrics>,
-    served: watch::Receiver<Served>,
+    holder: Arc<Holder>,
     stop: CancellationToken,
 ) -> io::Result<()> {
     tracing::info!(addr = %listener.local_addr()?, "monitoring listening");
@@ -60,24 +60,19 @@ pub async fn serve(
         // Where Istio's probes look.
         .route("/healthz/ready", get(ready))
         .route("/live", get(|| async { "live\n" }))
-        .with_state(Shared { metrics, served });
+        .with_state(Shared { metrics, holder });
     axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
 }
 
 async fn metrics_text(State(shared): State<Shared>) -> impl IntoResponse {
-    let served = shared.served.borrow().clone();
-    let text = shared.metrics.text(&served, SystemTime::now());
+    let text = shared.metrics.text(&shared.holder.served(), SystemTime::now());
     ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
 }
 
 async fn ready(State(shared): State<Shared>) -> impl IntoResponse {
-    let served = shared.served.borrow();
-    if served.valid_svid(SystemTime::now()).is_some() {
-        (StatusCode::OK, "ready\n")
-    } else if served.svid.is_some() {
-        (StatusCode::SERVICE_UNAVAILABLE, "the certificate has ended\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "no certificate yet\n")
+    match shared.holder.verify(SystemTime::now()) {
+        Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")),
     }
 }
 

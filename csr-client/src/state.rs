@@ -5,7 +5,7 @@
 
 use crate::identity::Served;
 use crate::random;
-use crate::sink::sds::{Process, Subscribers};
+use crate::sink::sds::{SubscriberKey, Subscribers};
 use crate::trust::{Trust, Version};
 use serde::{Deserialize, Serialize};
 use signet_certs::bundle::{Bundles, TrustBundle};
@@ -110,7 +110,7 @@ impl Folder {
     }
 
     /// Who subscribed in the last run. Without it a new run would take silence for consent.
-    pub(crate) fn subscribers(&self) -> Result<Vec<(String, Process)>, StateError> {
+    pub(crate) fn subscribers(&self) -> Result<Vec<SubscriberKey>, StateError> {
         let path = self.0.join("subscribers.json");
         match std::fs::read(&path) {
             Ok(bytes) => serde_json::from_slice(&bytes)
@@ -120,7 +120,7 @@ impl Folder {
         }
     }
 
-    fn store_subscribers(&self, subscribers: &[(String, Process)]) -> Result<(), StateError> {
+    fn store_subscribers(&self, subscribers: &[SubscriberKey]) -> Result<(), StateError> {
         // Strings and numbers always have a JSON form.
         let bytes = serde_json::to_vec(subscribers).expect("a list has a JSON form");
         let path = self.0.join("subscribers.json");
@@ -197,6 +197,7 @@ fn read(bytes: &[u8]) -> Result<Trust, String> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::sink::sds::Process;
     use crate::testing::{Authority, trust};
     use std::os::unix::fs::MetadataExt;
 
@@ -215,10 +216,11 @@ mod tests {
             assert_eq!(Folder::open(&path).unwrap().trust().unwrap(), Some(trust));
         }
         let me = Process::of(std::process::id() as i32).unwrap();
-        folder.store_subscribers(&[("node".into(), me)]).unwrap();
+        let subscribers = [("node".to_owned(), Some(me)), ("of another container".to_owned(), None)];
+        folder.store_subscribers(&subscribers).unwrap();
         let again = Folder::open(&path).unwrap();
         assert_eq!(again.instance_id().unwrap(), id);
-        assert_eq!(again.subscribers().unwrap(), [("node".to_owned(), me)]);
+        assert_eq!(again.subscribers().unwrap(), subscribers);
     }
 
     #[test]

@@ -100,11 +100,15 @@ impl Authority {
 
 impl Pki {
     pub(crate) fn new() -> Self {
+        Self::with_intermediate(validity(24 * HOUR))
+    }
+
+    pub(crate) fn with_intermediate(validity: Validity) -> Self {
         let root = Authority::root("Root");
         let key = PrivateKey::generate_p256().unwrap();
         let names = Names::Subject(name::ca_name("Signet", None, "Intermediate"));
         let profile = Profile::Intermediate { path_length: 0 };
-        let certificate = root.sign(profile, names, key.spki(), validity(24 * HOUR));
+        let certificate = root.sign(profile, names, key.spki(), validity);
         Self { root, intermediate: Authority { key, certificate } }
     }
 

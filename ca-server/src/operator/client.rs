@@ -108,5 +108,30 @@ impl<'a> Client<'a> {
 
 /// A part of a path with everything escaped that could end it.
 pub(super) fn escaped(part: &str) -> String {
-    url::form_urlencoded::byte_serialize(part.as_bytes()).collect()
+    // A form writes a blank as `+`, which in a path is a plus; a plus itself it escapes.
+    url::form_urlencoded::byte_serialize(part.as_bytes()).collect::<String>().replace('+', "%20")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use axum::extract::Path as UrlPath;
+    use axum::routing::get;
+    use axum::{Json, Router};
+    use tokio::net::UnixListener;
+
+    #[tokio::test]
+    async fn a_blank_in_a_path_does_not_ask_for_another_id() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("admin.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let echo = get(async |UrlPath(id): UrlPath<String>| Json(id));
+        tokio::spawn(axum::serve(listener, Router::new().route("/ids/{id}", echo)).into_future());
+        let client = Client::new(&socket);
+        for id in ["plain", "a b", "a+b", " ", "a/b", "a?b#c", "a%20b", "..", "é\n"] {
+            let answer = client.get(&format!("/ids/{}", escaped(id))).await.unwrap();
+            assert_eq!(answer, Value::from(id));
+        }
+    }
 }

@@ -1,6 +1,10 @@
 //! What consumers say that they really hold: one fact per identity and instance, the latest statement.
 //!
 //! A lower statement replaces a higher one, because it is what is true now. Facts survive restarts.
+//!
+//! Instances come and go with their pods, so of one identity only the latest are kept. A dropped fact is
+//! never a yes: who has no fact has stated nothing, and who lives states again when its stream is renewed,
+//! at the latest after half an hour.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -12,10 +16,12 @@ use signet_proto::signet::trust::v1::{Acknowledgement, Holding};
 use thiserror::Error;
 
 use crate::attestation::Caller;
-use crate::store::{Batch, Store, StoreError, Table};
+use crate::store::{Batch, Row, Store, StoreError, Table};
 
-/// Instances that one identity may have facts for, so that a stolen token cannot fill the store.
+/// Instances that one identity has facts for, so that neither time nor a stolen token fills the store.
 const MAX_INSTANCES: usize = 1024;
+/// Rows that are read at once to count them.
+const PAGE: usize = 1024;
 /// Roots and errors that one statement may carry.
 const MAX_ROOTS: usize = 256;
 const MAX_ERRORS: usize = 8;
@@ -27,12 +33,6 @@ pub enum ConsumerError {
     /// Too many roots.
     #[error("an acknowledgement of {0} roots; at most {MAX_ROOTS} are taken")]
     TooManyRoots(usize),
-    /// Too many instances of one identity.
-    #[error("{identity} has {MAX_INSTANCES} instances already")]
-    TooManyInstances {
-        /// Whose.
-        identity: String,
-    },
     /// The store failed.
     #[error("keeping an acknowledgement")]
     Store(#[from] StoreError),
@@ -104,7 +104,8 @@ impl Consumers {
         Self { store }
     }
 
-    /// Keeps what `caller` states, in place of what it stated before.
+    /// Keeps what `caller` states, in place of what it stated before; the oldest statement of its identity
+    /// gives way where there are too many.
     pub fn record(
         &self,
         caller: &Caller,
@@ -118,13 +119,14 @@ impl Consumers {
         let mut prefix = fact.identity.clone().into_bytes();
         prefix.push(0);
         let key = [&prefix[..], fact.instance.as_bytes()].concat();
+        let mut batch = Batch::default();
         if self.store.read(Table::Consumers, &key)?.is_none() {
-            let known = self.store.scan_prefix(Table::Consumers, &prefix, None, MAX_INSTANCES)?;
-            if known.len() >= MAX_INSTANCES {
-                return Err(ConsumerError::TooManyInstances { identity: fact.identity });
+            // Two at once may leave one too many; the next one finds and drops it.
+            let known = self.store.scan_prefix(Table::Consumers, &prefix, None, 2 * MAX_INSTANCES)?;
+            for old in oldest(known, MAX_INSTANCES - 1) {
+                batch.remove(Table::Consumers, old);
             }
         }
-        let mut batch = Batch::default();
         batch.put(Table::Consumers, key, serde_json::to_vec(&fact)?);
         Ok(self.store.apply(batch)?)
     }
@@ -134,6 +136,32 @@ impl Consumers {
         let rows = self.store.scan_prefix(Table::Consumers, b"", None, limit)?;
         rows.into_iter().map(|(_, row)| Ok(serde_json::from_slice(&row)?)).collect()
     }
+
+    /// How many facts there are.
+    pub fn count(&self) -> Result<usize, ConsumerError> {
+        let (mut count, mut after) = (0, None);
+        loop {
+            let page = self.store.scan_prefix(Table::Consumers, b"", after.as_deref(), PAGE)?;
+            count += page.len();
+            if page.len() < PAGE {
+                return Ok(count);
+            }
+            after = page.into_iter().next_back().map(|(key, _)| key);
+        }
+    }
+}
+
+/// The keys of the oldest of `rows`, all but `keep`.
+fn oldest(rows: Vec<Row>, keep: usize) -> Vec<Vec<u8>> {
+    let surplus = rows.len().saturating_sub(keep);
+    if surplus == 0 {
+        return Vec::new();
+    }
+    // RFC 3339 in UTC sorts as time does. A row that cannot be read says nothing and goes first.
+    let stated = |row: &[u8]| serde_json::from_slice(row).ok().map(|fact: Fact| fact.stated_at);
+    let mut aged: Vec<_> = rows.into_iter().map(|(key, row)| (stated(&row), key)).collect();
+    aged.sort_unstable();
+    aged.into_iter().take(surplus).map(|(_, key)| key).collect()
 }
 
 fn fact(caller: &Caller, stated: &Acknowledgement, now: SystemTime) -> Fact {
@@ -181,6 +209,7 @@ mod tests {
     use crate::policy::tests::caller;
     use crate::store::MemoryStore;
     use signet_certs::clock::from_unix;
+    use signet_certs::spiffe_id::SpiffeId;
     use signet_proto::signet::trust::v1::HeldRoot as WireRoot;
 
     fn statement(sequence: u64, holding: Holding) -> Acknowledgement {
@@ -202,26 +231,58 @@ mod tests {
     }
 
     #[test]
-    fn instances_and_sizes_are_bounded() {
+    fn the_1025th_instance_is_kept_and_the_oldest_statement_gives_way() {
+        let consumers = Consumers::new(Arc::new(MemoryStore::default()));
+        let at = |second: usize| from_unix(1_800_000_000 + i64::try_from(second).unwrap());
+        let instance = |name: String| Caller { instance: Some(name), ..caller() };
+        let other =
+            Caller { identity: SpiffeId::parse("spiffe://cluster.local/ns/a/sa/b").unwrap(), ..caller() };
+        consumers.record(&other, &statement(1, Holding::Held), at(0)).unwrap();
+        for number in 0..MAX_INSTANCES {
+            consumers
+                .record(&instance(number.to_string()), &statement(1, Holding::Held), at(number))
+                .unwrap();
+        }
+        // The first one lives and states again: now the second one's statement is the oldest.
+        consumers.record(&instance("0".into()), &statement(2, Holding::Held), at(2000)).unwrap();
+        consumers.record(&instance("more".into()), &statement(1, Holding::Held), at(2001)).unwrap();
+        assert_eq!(consumers.count().unwrap(), MAX_INSTANCES + 1, "the other identity's is untouched");
+        let facts = consumers.list(2 * MAX_INSTANCES).unwrap();
+        let has = |name: &str| facts.iter().any(|fact| fact.instance == name);
+        assert!(has("0") && has("more") && has("2") && has("1023"));
+        assert!(!has("1"), "its pod spoke longest ago");
+    }
+
+    #[test]
+    fn a_surplus_and_a_row_that_cannot_be_read_go_with_the_next_new_instance() {
+        let store = Arc::new(MemoryStore::default());
+        let consumers = Consumers::new(store.clone());
+        let prefix = [caller().identity.as_str().as_bytes(), &[0]].concat();
+        let mut batch = Batch::default();
+        batch.put(Table::Consumers, [&prefix[..], b"damaged"].concat(), *b"{");
+        let old = fact(&caller(), &statement(1, Holding::Held), from_unix(0));
+        for number in 0..=MAX_INSTANCES {
+            let key = [&prefix[..], format!("{number:04}").as_bytes()].concat();
+            batch.put(Table::Consumers, key, serde_json::to_vec(&old).unwrap());
+        }
+        store.apply(batch).unwrap();
+        let new = Caller { instance: Some("new".into()), ..caller() };
+        consumers.record(&new, &statement(1, Holding::Held), from_unix(1)).unwrap();
+        assert_eq!(consumers.count().unwrap(), MAX_INSTANCES);
+        assert!(consumers.list(2 * MAX_INSTANCES).unwrap().iter().any(|fact| fact.instance == "new"));
+    }
+
+    #[test]
+    fn sizes_are_bounded() {
         let consumers = Consumers::new(Arc::new(MemoryStore::default()));
         let at = from_unix(0);
-        for number in 0..MAX_INSTANCES {
-            let caller = Caller { instance: Some(number.to_string()), ..caller() };
-            consumers.record(&caller, &statement(1, Holding::Held), at).unwrap();
-        }
-        let more = Caller { instance: Some("more".into()), ..caller() };
-        let refused = consumers.record(&more, &statement(1, Holding::Held), at);
-        assert!(matches!(refused, Err(ConsumerError::TooManyInstances { .. })));
-        let known = Caller { instance: Some("7".into()), ..caller() };
-        consumers.record(&known, &statement(9, Holding::Held), at).unwrap();
         let mut big = statement(1, Holding::Held);
         big.roots = vec![big.roots[0].clone(); MAX_ROOTS + 1];
-        assert!(matches!(consumers.record(&known, &big, at), Err(ConsumerError::TooManyRoots(_))));
+        assert!(matches!(consumers.record(&caller(), &big, at), Err(ConsumerError::TooManyRoots(_))));
         let mut loud = statement(1, Holding::Held);
         loud.errors = (0..20).map(|number| format!("{number}{}", "x".repeat(1000))).collect();
-        consumers.record(&known, &loud, at).unwrap();
-        let facts = consumers.list(2000).unwrap();
-        let errors = &facts.iter().find(|fact| fact.instance == "7").unwrap().errors;
+        consumers.record(&caller(), &loud, at).unwrap();
+        let errors = &consumers.list(10).unwrap()[0].errors;
         assert_eq!(errors.len(), MAX_ERRORS);
         assert!(errors[7].starts_with("19x") && errors[7].len() == MAX_ERROR);
     }

@@ -42,7 +42,8 @@ pub(crate) struct Written {
     pub(crate) error: Option<String>,
 }
 
-/// Writes one set; `roots_in_chain` ends the chain with the roots.
+/// Writes one set; `roots_in_chain` ends the chain with the roots. A folder that is made for it is open to
+/// readers, who come for the certificates; the key is for our own user alone, whatever the folder's mode.
 pub fn write(
     folder: &Path,
     svid: &Svid,
@@ -124,7 +125,8 @@ mod tests {
     use crate::testing::{HOUR, Pki, trust, trust_domain, validity};
     use signet_certs::chain::Certificate;
     use signet_certs::key::PrivateKey;
-    use std::os::unix::fs::MetadataExt;
+    use std::fs::Permissions;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     fn bundle(pki: &Pki) -> TrustBundle {
         TrustBundle::new(vec![pki.root.certificate.clone()])
@@ -146,6 +148,20 @@ mod tests {
         let mode = |name: &str| std::fs::metadata(folder.join(name)).unwrap().mode() & 0o777;
         assert_eq!(mode("key.pem"), 0o600);
         assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 3, "no temporary files stay");
+    }
+
+    #[test]
+    fn the_key_is_ours_alone_in_a_folder_that_is_open_to_others() {
+        let outer = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o777;
+        let open = Permissions::from_mode(0o755);
+        std::fs::set_permissions(outer.path(), open.clone()).unwrap();
+        // What was there with another mode is replaced, not written over.
+        std::fs::write(outer.path().join("key.pem"), "").unwrap();
+        std::fs::set_permissions(outer.path().join("key.pem"), open).unwrap();
+        let pki = Pki::new();
+        write(outer.path(), &pki.svid(validity(HOUR)), &bundle(&pki), false).unwrap();
+        assert_eq!((mode(outer.path()), mode(&outer.path().join("key.pem"))), (0o755, 0o600));
     }
 
     #[tokio::test]

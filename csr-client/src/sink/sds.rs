@@ -15,7 +15,7 @@ pub(crate) use stream::OBSERVER;
 pub use subscribers::Subscribers;
 #[cfg(test)]
 pub(crate) use subscribers::{Delivery, StreamFacts};
-pub(crate) use subscribers::{RootDigests, Subscriber};
+pub(crate) use subscribers::{Key as SubscriberKey, RootDigests, Subscriber};
 pub(crate) use subscription::{Resource, TYPE_URL};
 
 use crate::identity::Served;

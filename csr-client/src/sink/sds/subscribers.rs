@@ -2,7 +2,9 @@
 //!
 //! Facts, not guesses: what was sent, what was accepted, what was refused and why. Envoy opens one stream
 //! per secret, so streams of one node and process count as one subscriber. One that went away is
-//! remembered for as long as its process lives, because it then goes on using what it had.
+//! remembered for as long as its process lives, because it then goes on using what it had. Where its process
+//! cannot be seen (an Envoy in a container of its own, say), also across restarts of the agent, until the
+//! node is back: with its streams, or as a process that can be seen and has accepted roots.
 
 use super::process::Process;
 use super::subscription::Resource;
@@ -81,8 +83,15 @@ pub(crate) struct Subscriber {
     pub(crate) last_serial: Option<Serial>,
 }
 
+impl Subscriber {
+    fn has_accepted_roots(&self) -> bool {
+        let mut roots = self.streams.values().filter_map(|facts| facts.roots.as_ref());
+        roots.any(|delivery| delivery.accepted.is_some())
+    }
+}
+
 /// A node and, where the socket tells it, the process that speaks for it.
-type Key = (String, Option<Process>);
+pub(crate) type Key = (String, Option<Process>);
 
 #[derive(Debug, Default)]
 struct Table {
@@ -103,18 +112,19 @@ pub struct Subscribers {
 pub(super) struct Full;
 
 impl Subscribers {
-    /// Begins with subscribers of an earlier run of the agent. Those whose process still lives go on using
-    /// what they had, and have not come back yet.
-    pub(crate) fn remembering(earlier: Vec<(String, Process)>) -> Self {
-        let known = earlier.into_iter().map(|(node, process)| ((node, Some(process)), Subscriber::default()));
+    /// Begins with subscribers of an earlier run of the agent. Those whose process lives, or may live, go on
+    /// using what they had, and have not come back yet.
+    pub(crate) fn remembering(earlier: Vec<Key>) -> Self {
+        let known = earlier.into_iter().map(|key| (key, Subscriber::default()));
         let table = Table { subscribers: known.take(MOST).collect(), ..Table::default() };
         Self { table: Mutex::new(table), changes: watch::Sender::new(()) }
     }
 
-    /// What the next run must remember: all subscribers whose process is known.
-    pub(crate) fn to_remember(&self) -> Vec<(String, Process)> {
-        let table = self.table();
-        table.subscribers.keys().filter_map(|(node, process)| Some((node.clone(), (*process)?))).collect()
+    /// What the next run must remember, as [`Subscribers::remembering`] takes it.
+    pub(crate) fn to_remember(&self) -> Vec<Key> {
+        let mut table = self.table();
+        table.forget_ended();
+        table.subscribers.keys().cloned().collect()
     }
 
     /// Adds a stream. An observer is counted as a stream and otherwise leaves no trace.
@@ -128,6 +138,9 @@ impl Subscribers {
         table.forget_ended();
         let key = (node, process);
         let known = table.subscribers.contains_key(&key);
+        if !observer && !known && table.subscribers.len() >= MOST {
+            table.make_room();
+        }
         if table.streams >= MOST || (!observer && !known && table.subscribers.len() >= MOST) {
             return Err(Full);
         }
@@ -163,10 +176,28 @@ impl Subscribers {
 
 impl Table {
     fn forget_ended(&mut self) {
-        self.subscribers.retain(|(_, process), subscriber| {
+        // A node id names one proxy, so this is the one that went away.
+        let returned: BTreeSet<_> = self
+            .subscribers
+            .iter()
+            .filter(|((_, process), subscriber)| process.is_some() && subscriber.has_accepted_roots())
+            .map(|((node, _), _)| node.clone())
+            .collect();
+        self.subscribers.retain(|(node, process), subscriber| {
             // Without a process to look at, only its return can tell.
-            !subscriber.streams.is_empty() || process.is_none_or(Process::lives)
+            !subscriber.streams.is_empty() || process.map_or_else(|| !returned.contains(node), Process::lives)
         });
+    }
+
+    /// Puts one entry in the place of all that went away without a process to look at: that there are some
+    /// is all that a statement says of them. No node has its empty name, so it stays; a living subscriber
+    /// that is refused its secrets would be worse than a doubt that stays.
+    fn make_room(&mut self) {
+        let before = self.subscribers.len();
+        self.subscribers.retain(|(_, process), one| process.is_some() || !one.streams.is_empty());
+        if self.subscribers.len() < before {
+            self.subscribers.insert((String::new(), None), Subscriber::default());
+        }
     }
 }
 

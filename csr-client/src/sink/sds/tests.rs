@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use super::subscribers::Content;
 use super::*;
 use crate::identity::Holder;
 use crate::request::Answer;
@@ -249,9 +250,46 @@ async fn there_is_a_most_of_subscribers() {
     let all: Vec<_> = (0..256).map(|number| join(number.to_string()).unwrap()).collect();
     assert!(join("one more".into()).is_err());
     drop(all);
-    // Without a process to look at they may all still live; the known ones may return.
+    // Without a process to look at they may all still live: a known one returns, and others find room too.
+    drop(join("7".into()).unwrap());
+    assert_eq!(subscribers.snapshot().len(), 256);
+    let more = join("one more".into()).unwrap();
+    assert_eq!(subscribers.snapshot().len(), 2, "that some went away is not forgotten");
+    drop(more);
+    let all: Vec<_> = (0..254).map(|number| join(number.to_string()).unwrap()).collect();
+    let last = join("last".into()).unwrap();
     assert!(join("one more".into()).is_err());
-    assert!(join("7".into()).is_ok());
+    drop((all, last));
+    let next = Subscribers::remembering(subscribers.to_remember());
+    assert_eq!(next.snapshot().len(), 256, "nor by the next run");
+}
+
+#[test]
+fn a_subscriber_whose_process_cannot_be_seen_is_remembered_by_the_next_run() {
+    let first = Arc::new(Subscribers::default());
+    drop(first.join("node".into(), None, false).unwrap());
+    drop(first.join("observer".into(), None, true).unwrap());
+    let kept = first.to_remember();
+    assert_eq!(kept, [("node".to_owned(), None)]);
+    let next = Arc::new(Subscribers::remembering(kept));
+    assert_eq!(next.snapshot(), [Subscriber::default()], "it may live and has not come back");
+    let returned = next.join("node".into(), None, false).unwrap();
+    assert!(matches!(next.snapshot().as_slice(), [one] if one.streams.len() == 1));
+    drop(returned);
+    assert_eq!(next.snapshot(), [Subscriber::default()], "gone again");
+}
+
+#[test]
+fn a_node_that_comes_back_as_a_process_is_doubted_until_it_accepts_roots() {
+    let subscribers = Arc::new(Subscribers::remembering(vec![("node".into(), None), ("other".into(), None)]));
+    let me = Process::of(std::process::id() as i32);
+    let returned = subscribers.join("node".into(), me, false).unwrap();
+    returned.watches(&[Resource::Roots]);
+    let roots = [Content::Roots(RootDigests::default())];
+    returned.sent(&roots);
+    assert_eq!(subscribers.snapshot().len(), 3);
+    returned.accepted(&roots);
+    assert_eq!(subscribers.to_remember(), [("node".to_owned(), me), ("other".to_owned(), None)]);
 }
 
 #[tokio::test]
