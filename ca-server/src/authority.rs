@@ -44,11 +44,7 @@ pub(crate) mod tests {
         let key = PrivateKey::generate_p256().unwrap();
         let subject = ca_name("Signet", Some("cluster1"), "Intermediate CA");
         let ca = root.intermediate(subject, 0, life(lifetime), key).unwrap();
-        Cacerts {
-            intermediates: vec![ca.certificate.clone()],
-            anchor: root.certificate.clone(),
-            roots: vec![root.certificate],
-            ca,
-        }
+        let (signer, anchor) = (ca.certificate.clone(), root.certificate);
+        Cacerts::of(ca, vec![signer], anchor.clone(), vec![anchor])
     }
 }

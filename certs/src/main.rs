@@ -18,6 +18,7 @@ mod ceremony {
     mod description;
     pub(crate) mod inspect;
     mod new_files;
+    mod read_folder;
     mod root_folder;
     mod text;
 }

@@ -5,12 +5,9 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use signet_certs::cacerts::{CA_CERT, CA_KEY, CERT_CHAIN, Cacerts, Fault, Files, ROOT_CERT};
+use signet_certs::cacerts::{Cacerts, Fault, Folder, MAX_FILE, NAMES};
 use thiserror::Error;
 use zeroize::Zeroizing;
-
-/// No CA file is larger; what is was put there by mistake.
-const MAX_FILE: u64 = 1024 * 1024;
 
 /// Everything that is wrong with a folder.
 #[derive(Debug, Error)]
@@ -26,39 +23,31 @@ fn lines(faults: &[Fault]) -> String {
     faults.iter().map(|fault| format!("\n  {fault}")).collect()
 }
 
-/// Reads and judges the folder's four files at `now`. Blocks for the disk.
+/// Reads and judges the folder's files at `now`. Blocks for the disk.
 pub fn load(folder: &Path, now: SystemTime) -> Result<Cacerts, LoadError> {
-    let mut faults = Vec::new();
-    let mut read = |file: &'static str| match read_bounded(&folder.join(file)) {
-        Ok(bytes) => bytes,
-        Err(error) => {
-            faults.push(Fault { file, what: format!("cannot be read: {error}") });
-            Zeroizing::default()
-        }
-    };
-    let files = Files {
-        ca_cert: read(CA_CERT).to_vec(),
-        ca_key: read(CA_KEY),
-        cert_chain: read(CERT_CHAIN).to_vec(),
-        root_cert: read(ROOT_CERT).to_vec(),
-    };
-    // Files that are there are judged too, so that one start shows all that must be mended.
-    match Cacerts::read(&files, now) {
-        Ok(cacerts) if faults.is_empty() => Ok(cacerts),
-        judged => {
-            let unread: Vec<_> = faults.iter().map(|fault| fault.file).collect();
-            let more = judged.err().unwrap_or_default();
-            faults.extend(more.into_iter().filter(|fault| !unread.contains(&fault.file)));
-            Err(LoadError { folder: folder.to_owned(), faults })
+    // Files that are there are judged even where others are not, so that one start shows all that must
+    // be mended.
+    Cacerts::read(&read(folder), now).map_err(|faults| LoadError { folder: folder.to_owned(), faults })
+}
+
+/// Every CA file of the folder that is there; a file that is there and cannot be read says why. Blocks for
+/// the disk.
+pub fn read(path: &Path) -> Folder {
+    let mut folder = Folder::new();
+    for name in NAMES {
+        match read_bounded(&path.join(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            content => folder.insert(name, content.map_err(|error| error.to_string())),
         }
     }
+    folder
 }
 
 fn read_bounded(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     let mut bytes = Zeroizing::new(Vec::new());
     File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_FILE {
-        return Err(io::Error::other(format!("is larger than {MAX_FILE} bytes")));
+        return Err(io::Error::other(format!("it is larger than {MAX_FILE} bytes")));
     }
     Ok(bytes)
 }
@@ -68,6 +57,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::authority::tests::{YEAR, cacerts, now};
+    use signet_certs::cacerts::{CA_CERT, CA_KEY, CERT_CHAIN, ROOT_CERT};
     use std::fs;
 
     fn write(folder: &Path) {
@@ -95,8 +85,8 @@ mod tests {
         fs::write(folder.path().join(CERT_CHAIN), "nothing").unwrap();
         let text = load(folder.path(), now()).unwrap_err().to_string();
         for expected in [
-            "ca-key.pem: cannot be read: No such file",
-            "root-cert.pem: cannot be read: is larger",
+            "ca-key.pem: is missing",
+            "root-cert.pem: cannot be read: it is larger",
             "cert-chain.pem: expected a block CERTIFICATE",
         ] {
             assert!(text.contains(expected), "{expected:?} is not in {text}");

@@ -9,13 +9,12 @@ use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use signet_certs::ca::{Ca, CaError};
-use signet_certs::cacerts::{CA_CERT, CA_KEY, CERT_CHAIN, Cacerts, Fault, Files, ROOT_CERT};
+use signet_certs::cacerts::{CA_CERT, CA_KEY, CERT_CHAIN, Cacerts, Fault, Folder, ROOT_CERT};
 use signet_certs::clock::{rfc3339, whole_seconds};
 use signet_certs::key::{KeyError, PrivateKey};
 use signet_certs::name::{self, ca_name};
 use signet_certs::validity::{BACKDATE, Validity};
 use thiserror::Error;
-use zeroize::Zeroizing;
 
 use super::new_files::{self, NewFile, NewFilesError, PRIVATE, PUBLIC};
 use super::root_folder::{self, RootFolderError};
@@ -125,19 +124,20 @@ pub(crate) fn intermediate(options: &IntermediateOptions, now: SystemTime) -> Re
 
 /// Judges the four files as the CA will, then writes them.
 fn write(out: &Path, ca: &Ca, chain: &str, root_cert: &[u8], now: SystemTime) -> Result<(), AuthorityError> {
-    let files = Files {
-        ca_cert: ca.certificate.to_pem().into_bytes(),
-        ca_key: Zeroizing::new(ca.key.to_pkcs8_pem().as_bytes().to_vec()),
-        cert_chain: chain.as_bytes().to_vec(),
-        root_cert: root_cert.to_vec(),
-    };
-    Cacerts::read(&files, now).map_err(AuthorityError::Faults)?;
+    let (certificate, key) = (ca.certificate.to_pem(), ca.key.to_pkcs8_pem());
+    let folder = Folder::from([
+        (CA_CERT, certificate.clone().into_bytes()),
+        (CA_KEY, key.as_bytes().to_vec()),
+        (CERT_CHAIN, chain.as_bytes().to_vec()),
+        (ROOT_CERT, root_cert.to_vec()),
+    ]);
+    Cacerts::read(&folder, now).map_err(AuthorityError::Faults)?;
     let public = |name, content| NewFile { name, mode: PUBLIC, content };
     let new = [
-        public(CA_CERT, &files.ca_cert),
-        NewFile { name: CA_KEY, mode: PRIVATE, content: &files.ca_key },
-        public(CERT_CHAIN, &files.cert_chain),
-        public(ROOT_CERT, &files.root_cert),
+        public(CA_CERT, certificate.as_bytes()),
+        NewFile { name: CA_KEY, mode: PRIVATE, content: key.as_bytes() },
+        public(CERT_CHAIN, chain.as_bytes()),
+        public(ROOT_CERT, root_cert),
     ];
     Ok(new_files::write_all(out, &new)?)
 }

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
-use signet_certs::cacerts::{CA_CERT, CA_KEY, CERT_CHAIN, Cacerts, Fault, Files, ROOT_CERT};
+use signet_certs::cacerts::{Cacerts, NAMES};
 use signet_certs::pem::{self, PemError};
 use thiserror::Error;
 use x509_parser::asn1_rs::Any;
@@ -18,6 +18,7 @@ use x509_parser::prelude::FromDer;
 use zeroize::Zeroizing;
 
 use super::description::{Description, DescriptionError};
+use super::read_folder::read_folder;
 use super::text::lines;
 
 /// What `inspect` is told.
@@ -59,7 +60,7 @@ pub(crate) enum InspectError {
     #[error("{path}, {1}", path = .0.display())]
     Value(PathBuf, String, #[source] DescriptionError),
     /// A folder without any of the four files.
-    #[error("{}: expected a folder with {CA_CERT}, {CA_KEY}, {CERT_CHAIN} and {ROOT_CERT}, found none", .0.display())]
+    #[error("{}: expected a folder of CA files, found none of {names}", .0.display(), names = NAMES.join(", "))]
     NotCacerts(PathBuf),
     /// The faults themselves are part of the output.
     #[error("{}: the CA would not load this folder", .0.display())]
@@ -170,37 +171,17 @@ impl Looker {
         }
     }
 
-    /// The four files of a folder and what the CA would say to them.
+    /// The files of a folder and what the CA would say to them.
     fn folder(&mut self, folder: &Path) -> Option<Seen> {
-        let mut unread = Vec::new();
-        let mut read = |file: &'static str| match fs::read(folder.join(file)) {
-            Ok(content) => Zeroizing::new(content),
-            Err(error) => {
-                unread.push(Fault { file, what: error.to_string() });
-                Zeroizing::default()
-            }
-        };
-        let contents = [CA_CERT, CA_KEY, CERT_CHAIN, ROOT_CERT].map(|file| (file, read(file)));
-        if unread.len() == contents.len() {
+        let read = read_folder(folder);
+        if read.is_empty() {
             self.errors.push(InspectError::NotCacerts(folder.to_owned()));
             return None;
         }
-        let files = contents
-            .iter()
-            .filter(|(file, _)| unread.iter().all(|fault| fault.file != *file))
-            .filter_map(|(file, content)| self.content(&folder.join(file), content))
-            .collect();
-        let [ca_cert, ca_key, cert_chain, root_cert] = contents.map(|(_, content)| content);
-        let cacerts = Files {
-            ca_cert: ca_cert.to_vec(),
-            ca_key,
-            cert_chain: cert_chain.to_vec(),
-            root_cert: root_cert.to_vec(),
-        };
-        let mut faults = Cacerts::read(&cacerts, self.now).err().unwrap_or_default();
-        // An unread file was judged as an empty one; why it was not read says more.
-        faults.retain(|fault| unread.iter().all(|unread| unread.file != fault.file));
-        faults.extend(unread);
+        let readable = NAMES.iter().filter_map(|name| Some((name, read.get(name)?.as_ref().ok()?)));
+        let files =
+            readable.filter_map(|(name, content)| self.content(&folder.join(name), content)).collect();
+        let faults = Cacerts::read(&read, self.now).err().unwrap_or_default();
         let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
         if !faults.is_empty() {
             self.errors.push(InspectError::WouldNotLoad(folder.to_owned()));
@@ -242,6 +223,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use signet_certs::ca::Ca;
+    use signet_certs::cacerts::{CA_CERT, CA_KEY, CERT_CHAIN, ROOT_CERT};
     use signet_certs::clock::from_unix;
     use signet_certs::csr;
     use signet_certs::key::PrivateKey;
@@ -355,7 +337,7 @@ mod tests {
             json[0]["faults"].as_array().unwrap().iter().map(|f| f.as_str().unwrap()).collect();
         assert_eq!((&json[0]["loads"], faults.len()), (&false.into(), 2), "{faults:?}");
         assert!(faults[0].starts_with(CA_KEY) && faults[0].contains("not its own"), "{faults:?}");
-        assert!(faults[1].starts_with(ROOT_CERT) && faults[1].contains("No such file"), "{faults:?}");
+        assert!(faults[1].starts_with(ROOT_CERT) && faults[1].contains("is missing"), "{faults:?}");
         assert_eq!(json[0]["files"].as_array().unwrap().len(), 3);
     }
 

@@ -7,10 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use signet_certs::ca::Ca;
-use signet_certs::cacerts::{CA_CERT, CA_KEY, Cacerts, Fault, Files, ROOT_CERT};
+use signet_certs::cacerts::{CA_CERT, CA_KEY, CERT_CHAIN, Cacerts, Fault, Folder, ROOT_CERT};
 use signet_certs::name;
 use thiserror::Error;
-use zeroize::Zeroizing;
 
 use super::text::lines;
 
@@ -78,12 +77,13 @@ pub(crate) fn read(folder: &Path, now: SystemTime) -> Result<Root, RootFolderErr
         fs::read(&path).map_err(|error| RootFolderError::Read(path, error))
     };
     let certificate = read(layout.certificate)?;
-    let files = Files {
-        ca_cert: certificate.clone(),
-        ca_key: Zeroizing::new(read(layout.key)?),
-        cert_chain: certificate,
-        root_cert: read(ROOT_CERT)?,
-    };
+    let root_cert = read(ROOT_CERT)?;
+    let files = Folder::from([
+        (CA_CERT, certificate.clone()),
+        (CA_KEY, read(layout.key)?),
+        (CERT_CHAIN, certificate),
+        (ROOT_CERT, root_cert.clone()),
+    ]);
     let cacerts =
         Cacerts::read(&files, now).map_err(|faults| RootFolderError::Faults(shown, layout.faults(faults)))?;
     if !cacerts.intermediates.is_empty() {
@@ -94,20 +94,19 @@ pub(crate) fn read(folder: &Path, now: SystemTime) -> Result<Root, RootFolderErr
             issuer: name::display(&facts.issuer),
         });
     }
-    Ok(Root { ca: cacerts.ca, root_cert: files.root_cert })
+    Ok(Root { ca: cacerts.ca, root_cert })
 }
 
 impl Layout {
     /// The faults with the files' names in this layout. One file stands for several, so faults repeat.
     fn faults(self, faults: Vec<Fault>) -> Vec<Fault> {
         let mut named: Vec<Fault> = Vec::with_capacity(faults.len());
-        for Fault { file, what } in faults {
-            let file = match file {
+        for mut fault in faults {
+            fault.file = match fault.file {
                 CA_KEY => self.key,
                 ROOT_CERT => ROOT_CERT,
                 _ => self.certificate,
             };
-            let fault = Fault { file, what };
             if !named.contains(&fault) {
                 named.push(fault);
             }

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 use std::time::SystemTime;
 
-use signet_certs::cacerts::{CA_CERT, CA_KEY, CERT_CHAIN, Cacerts, Files, ROOT_CERT};
+use signet_certs::cacerts::{CA_CERT, CA_KEY, CERT_CHAIN, Cacerts, Folder, ROOT_CERT};
 use signet_certs::chain::Certificate;
 use signet_tests::programs::program;
 
@@ -37,14 +37,9 @@ fn refused(ran: &Ran, code: i32, parts: &[&str]) {
     }
 }
 
-fn files(bench: &Bench, folder: &str) -> Files {
-    let read = |name: &str| bench.read(&format!("{folder}/{name}"));
-    Files {
-        ca_cert: read(CA_CERT),
-        ca_key: read(CA_KEY).into(),
-        cert_chain: read(CERT_CHAIN),
-        root_cert: read(ROOT_CERT),
-    }
+fn files(bench: &Bench, folder: &str) -> Folder {
+    let read = |name: &'static str| (name, bench.read(&format!("{folder}/{name}")));
+    Folder::from([CA_CERT, CA_KEY, CERT_CHAIN, ROOT_CERT].map(read))
 }
 
 fn load(bench: &Bench, folder: &str) -> Cacerts {
@@ -73,9 +68,9 @@ fn two_commands_make_folders_that_load_and_chains_that_verify() {
         assert_eq!(mode & 0o777, 0o600, "{folder}");
         assert!(load(&bench, folder).ca.certificate.facts().ca);
     }
-    let (root, made) = (files(&bench, "root"), files(&bench, "c1"));
-    assert_eq!(made.root_cert, root.root_cert);
-    assert_eq!(made.cert_chain, [made.ca_cert.clone(), made.root_cert.clone()].concat());
+    let made = |name: &str| bench.read(&format!("c1/{name}"));
+    assert_eq!(made(ROOT_CERT), bench.read("root/root-cert.pem"));
+    assert_eq!(made(CERT_CHAIN), [made(CA_CERT), made(ROOT_CERT)].concat());
 
     let Cacerts { ca, intermediates, anchor, .. } = load(&bench, "c1");
     assert_eq!(ca.certificate.facts().path_length, Some(0));
@@ -124,7 +119,7 @@ fn a_root_in_istio_s_layout_signs() {
     bench.write("istio/root-cert.pem", &with_text);
     bench.write("istio/root-key.pem", bench.read("issuer-key.pem"));
     done(certs(&bench, &["intermediate", "--root", "istio", "--name", "c1", "--out", "c1"]));
-    assert_eq!(files(&bench, "c1").root_cert, with_text, "byte for byte");
+    assert_eq!(bench.read("c1/root-cert.pem"), with_text, "byte for byte");
     let Cacerts { ca, intermediates, anchor, .. } = load(&bench, "c1");
     let leaf = svid(&ca, &bench.key("leaf.pem", P256));
     bench.assert_accepted(&Chain { leaf, intermediates, root: anchor });
@@ -137,7 +132,7 @@ fn nothing_that_is_there_is_overwritten() {
     let before = files(&bench, "root");
     refused(&certs(&bench, &["root-ca", "--out", "root"]), 1, &["root/ca-cert.pem is there already"]);
     let after = files(&bench, "root");
-    assert_eq!((after.ca_cert, after.ca_key), (before.ca_cert, before.ca_key));
+    assert_eq!(after, before);
 
     fs::create_dir(bench.path().join("c1")).unwrap();
     bench.write("c1/root-cert.pem", "mine");

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::SystemTime;
 
-use signet_certs::cacerts::{Cacerts, Files};
+use signet_certs::cacerts::{CA_CERT, CA_KEY, CERT_CHAIN, Cacerts, Folder, ROOT_CERT};
 use signet_certs::chain::Certificate;
 use signet_certs::profile::Profile;
 use signet_certs::template::Names;
@@ -37,13 +37,8 @@ fn pkilint_finds_no_error_but_its_own_two() {
         let status = Command::new(program("certs")).current_dir(bench.path()).args(arguments).output();
         assert!(status.unwrap().status.success(), "{arguments:?}");
     }
-    let read = |name: &str| bench.read(&format!("cluster1/{name}"));
-    let files = Files {
-        ca_cert: read("ca-cert.pem"),
-        ca_key: read("ca-key.pem").into(),
-        cert_chain: read("cert-chain.pem"),
-        root_cert: read("root-cert.pem"),
-    };
+    let read = |name: &'static str| (name, bench.read(&format!("cluster1/{name}")));
+    let files = Folder::from([CA_CERT, CA_KEY, CERT_CHAIN, ROOT_CERT].map(read));
     let Cacerts { ca, .. } = Cacerts::read(&files, SystemTime::now()).unwrap();
     let keep = |name: &str, certificate: Certificate| bench.write(name, certificate.to_pem());
     for (name, kind) in [("p256", P256), ("p384", P384), ("ed25519", ED25519), ("rsa", RSA_2048)] {

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use rustls_pki_types::UnixTime;
 use signet_certs::ca::Ca;
-use signet_certs::cacerts::Files;
+use signet_certs::cacerts::{CA_CERT, CA_KEY, CERT_CHAIN, Folder, ROOT_CERT};
 use signet_certs::chain::Certificate;
 use signet_certs::check::Bounds;
 use signet_certs::clock::whole_seconds;
@@ -130,14 +130,14 @@ impl Bench {
 
     /// The four files of a `cacerts` folder from the signer in `ca.pem` and `ca-key.pem` under
     /// `issuer.pem`.
-    pub(crate) fn cacerts(&self) -> Files {
+    pub(crate) fn cacerts(&self) -> Folder {
         let (signer, root) = (self.read("ca.pem"), self.read("issuer.pem"));
-        Files {
-            ca_cert: signer.clone(),
-            ca_key: self.read("ca-key.pem").into(),
-            cert_chain: [signer, root.clone()].concat(),
-            root_cert: root,
-        }
+        Folder::from([
+            (CA_CERT, signer.clone()),
+            (CA_KEY, self.read("ca-key.pem")),
+            (CERT_CHAIN, [signer, root.clone()].concat()),
+            (ROOT_CERT, root),
+        ])
     }
 
     /// What `openssl verify -x509_strict` says: nothing, or its complaint.

@@ -64,7 +64,7 @@ async fn case_1_without_ca_files_no_server_starts() {
     let site = Site::default();
     fs::remove_dir_all(site.path("cacerts")).unwrap();
     let files = ["ca-cert.pem", "ca-key.pem", "cert-chain.pem", "root-cert.pem"];
-    let texts = files.map(|file| format!("{file}: cannot be read"));
+    let texts = files.map(|file| format!("{file}: is missing"));
     refused(&site, &[], &texts.each_ref().map(String::as_str)).await;
 }
 
