@@ -107,7 +107,7 @@ impl Layout {
                 ROOT_CERT => ROOT_CERT,
                 _ => self.certificate,
             };
-            if !named.contains(&fault) {
+            if !named.iter().any(|known| (known.file, &known.what) == (fault.file, &fault.what)) {
                 named.push(fault);
             }
         }
