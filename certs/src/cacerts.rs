@@ -1,32 +1,38 @@
 //! What a folder of CA files means: Istio's four files or a TLS secret's three, judged as a whole before
 //! anything is signed.
 //!
-//! All findings are reported together, each with its file. [`folder`](self::Folder) is the input,
-//! [`finding`](self::Finding) what is said of it; see [`Cacerts::read`] for the rules.
+//! [`Folder`] is the input, [`Finding`] what is said of it; see [`Cacerts::read`] for the rules. `kinds` lists
+//! everything that can be said; `files` reads, `path` finds the way to a root, `member` judges each CA on it.
 
+mod crl;
+mod details;
+mod files;
 mod finding;
 mod folder;
+mod key_file;
+mod kinds;
+mod member;
+mod path;
+mod roots;
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::ca::Ca;
-use crate::chain::{Certificate, CertificateError};
-use crate::key::{KeyKind, PrivateKey};
-use crate::name;
+use crate::chain::Certificate;
+use crate::clock::rfc3339;
 use crate::validity::Validity;
 
-use finding::{Kind, called};
+use files::{CACERTS, Layout, TLS_SECRET};
+use finding::{Findings, Placed};
+use path::Path;
+
+pub use path::MAX_INTERMEDIATES;
 
 pub use finding::{Fault, Finding, Named, Note};
 pub use folder::{
     CA_CERT, CA_CRL, CA_KEY, CERT_CHAIN, Content, Folder, MAX_FILE, NAMES, ROOT_CERT, TLS_CA, TLS_CERT,
     TLS_KEY,
 };
-
-/// More than this many certificates between leaf and root are refused by rustls peers.
-pub const MAX_INTERMEDIATES: usize = 6;
-
-const UNSORTED: Kind = Kind { code: "UNSORTED", why: "" };
 
 /// Which of the forms that Istio knows a folder has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,41 +68,19 @@ impl Cacerts {
         Self { ca, intermediates, anchor, roots, crl: None, form: Form::Cacerts, notes: Vec::new() }
     }
 
-    /// Reads and judges the files at `now`: every certificate parses; the signer is a CA, may sign
-    /// certificates, and the key fits it; the chain begins with the signer, each member is signed by the
-    /// next and the last by a root; path lengths suffice; nothing on the way constrains URI names;
-    /// every member is valid now; roots are self-signed CAs.
+    /// Reads and judges a folder at `now`: all files of a form are there; every certificate parses; the key
+    /// can sign and fits the signer; the chain has the signer, and leads from it by signatures to a root;
+    /// every CA on the way may sign certificates, in a way that no peer refuses, and is valid now; roots
+    /// are self-signed CAs; CRLs, where there are any, cover the path. All faults at once.
     pub fn read(folder: &Folder, now: SystemTime) -> Result<Self, Vec<Fault>> {
-        let mut faults = Faults(Vec::new());
-        let signer = faults.content(folder, CA_CERT);
-        let signer = signer.and_then(|pem| faults.take(CA_CERT, Certificate::from_pem(pem).map_err(explain)));
-        let key = faults.content(folder, CA_KEY);
-        let key = key.map(|pem| PrivateKey::from_pem(pem).map_err(|error| error.to_string()));
-        let key = key.and_then(|key| faults.take(CA_KEY, key));
-        let chain = faults.content(folder, CERT_CHAIN);
-        let chain =
-            chain.and_then(|pem| faults.take(CERT_CHAIN, Certificate::all_from_pem(pem).map_err(explain)));
-        let roots = faults.content(folder, ROOT_CERT);
-        let roots =
-            roots.and_then(|pem| faults.take(ROOT_CERT, Certificate::all_from_pem(pem).map_err(explain)));
+        let Judged { cacerts, faults, .. } = Judged::of(folder, now);
+        cacerts.ok_or(faults)
+    }
 
-        let roots = roots.map(deduplicated);
-        if let Some(roots) = &roots {
-            faults.check_roots(roots);
-        }
-        if let (Some(signer), Some(key)) = (&signer, &key) {
-            faults.check_key(signer, key);
-        }
-        let (Some(signer), Some(chain), Some(roots)) = (signer, chain, roots) else {
-            return Err(faults.0);
-        };
-        let path = faults.check_chain(&signer, chain, &roots, now);
-        match (key, path) {
-            (Some(key), Some((intermediates, anchor))) if faults.0.is_empty() => {
-                Ok(Self::of(Ca { certificate: signer, key }, intermediates, anchor, roots))
-            }
-            _ => Err(faults.0),
-        }
+    fn says_the_same(&self, other: &Self) -> bool {
+        self.ca.certificate == other.ca.certificate
+            && self.intermediates == other.intermediates
+            && self.roots == other.roots
     }
 
     /// The validity of every certificate above a leaf.
@@ -105,143 +89,120 @@ impl Cacerts {
     }
 }
 
-struct Faults(Vec<Fault>);
+/// A folder's judgement as a whole, for whoever shows it.
+#[derive(Debug)]
+pub struct Judged {
+    /// What loads; nothing where there are faults.
+    pub cacerts: Option<Cacerts>,
+    /// Why it does not load.
+    pub faults: Vec<Fault>,
+    /// What was put right or is worth knowing, also where there are faults.
+    pub notes: Vec<Note>,
+    /// The CAs of the path with their places.
+    path: Vec<Placed>,
+}
 
-impl Faults {
-    fn add(&mut self, file: &'static str, what: impl Into<String>) {
-        self.0.push(UNSORTED.of(file, what, ""));
+impl Judged {
+    /// Judges a folder at `now` by the rules of [`Cacerts::read`].
+    pub fn of(folder: &Folder, now: SystemTime) -> Self {
+        let first = CACERTS.names().iter().any(|name| folder.contains(name));
+        if !folder.contains(TLS_CERT) {
+            let lone = [TLS_KEY, TLS_CA].into_iter().filter(|name| folder.contains(name));
+            if !first && lone.clone().next().is_some() {
+                return judge(folder, &TLS_SECRET, now);
+            }
+            let mut judged = judge(folder, &CACERTS, now);
+            judged.notes_too(lone.map(|name| {
+                let todo = "remove it, or complete the form of tls.crt and remove the other";
+                kinds::NOT_READ.of(name, "is not read, since there is no tls.crt", todo)
+            }));
+            return judged;
+        }
+        let judged = judge(folder, &TLS_SECRET, now);
+        if first { judged.beside(&judge(folder, &CACERTS, now)) } else { judged }
     }
 
-    fn content<'a>(&mut self, folder: &'a Folder, file: &'static str) -> Option<&'a [u8]> {
-        match folder.get(file) {
-            Some(Ok(content)) => Some(content),
-            Some(Err(why)) => {
-                self.add(file, format!("cannot be read: {why}"));
-                None
+    /// As long as both forms say the same, it does not matter which of them is read.
+    fn beside(mut self, other: &Self) -> Self {
+        let what = match (&self.cacerts, &other.cacerts) {
+            (Some(tls), Some(cacerts)) if tls.says_the_same(cacerts) => {
+                let todo = "keep one form and remove the files of the other";
+                let what =
+                    "stands beside ca-cert.pem; both forms say the same, and tls.crt is read, as Istio does";
+                self.notes_too([kinds::BOTH_FORMS.of(TLS_CERT, what, todo)]);
+                return self;
             }
-            None => {
-                self.add(file, "is missing");
-                None
-            }
-        }
-    }
-
-    fn take<T>(&mut self, file: &'static str, result: Result<T, String>) -> Option<T> {
-        result.map_err(|what| self.add(file, what)).ok()
-    }
-
-    fn check_roots(&mut self, roots: &[Certificate]) {
-        for root in roots {
-            let called = called(root);
-            if !root.is_self_issued() || !root.is_signed_by(root) {
-                self.add(ROOT_CERT, format!("{called} is not a root: it is not signed by itself"));
-            } else if !root.facts().ca {
-                self.add(ROOT_CERT, format!("{called} is not a CA (basic constraints say so)"));
-            }
-        }
-    }
-
-    fn check_key(&mut self, signer: &Certificate, key: &PrivateKey) {
-        match KeyKind::of_spki(&signer.facts().spki) {
-            Err(error) => self.add(CA_CERT, format!("{}: {error}", called(signer))),
-            Ok(kind) if signer.facts().spki != key.spki() => {
-                let found = format!("a {} key that is not its own", key.kind());
-                self.add(CA_KEY, format!("expected the {kind} key of {}, found {found}", called(signer)));
-            }
-            Ok(_) => {}
-        }
-    }
-
-    /// Follows the chain from the signer to a root; answers the intermediates and the anchor.
-    fn check_chain(
-        &mut self,
-        signer: &Certificate,
-        mut chain: Vec<Certificate>,
-        roots: &[Certificate],
-        now: SystemTime,
-    ) -> Option<(Vec<Certificate>, Certificate)> {
-        if chain.first() != Some(signer) {
-            self.add(CERT_CHAIN, format!("must begin with the certificate of {CA_CERT}"));
-            return None;
-        }
-        // Istio's tools end the chain with the root; clients have it from the bundle.
-        while chain.last().is_some_and(|last| roots.contains(last)) {
-            chain.pop();
-        }
-        for pair in chain.windows(2) {
-            if !pair[0].is_signed_by(&pair[1]) {
-                let (below, above) = (called(&pair[0]), called(&pair[1]));
-                self.add(CERT_CHAIN, format!("{below} is followed by {above}, which did not sign it"));
-                return None;
-            }
-        }
-        let last = chain.last().unwrap_or(signer);
-        let above = roots.iter().find(|root| *root == last || last.is_signed_by(root));
-        let Some(anchor) = above else {
-            let issuer = name::display(&last.facts().issuer);
-            let what = format!("{} is signed by ({issuer}), which is not in {ROOT_CERT}", called(last));
-            self.add(CERT_CHAIN, what);
-            return None;
+            (_, Some(_)) => "stands beside ca-cert.pem, and they are two different CAs",
+            (_, None) => "stands beside the other form (ca-cert.pem and so on), which does not load",
         };
-        if chain.len() > MAX_INTERMEDIATES {
-            let what =
-                format!("at most {MAX_INTERMEDIATES} certificates below the root, found {}", chain.len());
-            self.add(CERT_CHAIN, what);
-        }
-        for (below, member) in chain.iter().chain([anchor]).enumerate() {
-            let file = match below {
-                0 => CA_CERT,
-                _ if member == anchor => ROOT_CERT,
-                _ => CERT_CHAIN,
-            };
-            self.check_member(file, member, below, now);
-        }
-        Some((chain, anchor.clone()))
+        let todo = "keep the form that is meant and remove the files of the other: tls.crt, tls.key and \
+            ca.crt, or ca-cert.pem, ca-key.pem, cert-chain.pem and root-cert.pem";
+        let mut faults = vec![kinds::BOTH_FORMS.of(TLS_CERT, what, todo)];
+        faults.append(&mut self.faults);
+        let notes = self.cacerts.map(|cacerts| cacerts.notes).unwrap_or(self.notes);
+        Self { cacerts: None, faults, notes, path: self.path }
     }
 
-    /// One CA on the path, with this many CAs below it.
-    fn check_member(&mut self, file: &'static str, member: &Certificate, below: usize, now: SystemTime) {
-        let (called, facts) = (called(member), member.facts());
-        if !facts.ca {
-            self.add(
-                file,
-                format!("{called} is not a CA: its basic constraints are missing or say CA:FALSE"),
-            );
+    /// A note where some CA of the path ends before two leaves of this lifetime could follow each other.
+    pub fn ends_soon(&self, leaf: Duration, now: SystemTime) -> Option<Note> {
+        let end = |placed: &Placed| placed.certificate.facts().validity.not_after;
+        let first = self.path.iter().min_by_key(|placed| end(placed))?;
+        if end(first) >= now + leaf * 2 || end(first) < now {
+            return None;
         }
-        if facts.cert_sign == Some(false) {
-            self.add(file, format!("{called} may not sign certificates: its key usage lacks keyCertSign"));
-        }
-        if facts.path_length.is_some_and(|length| (length as usize) < below) {
-            let length = facts.path_length.unwrap_or_default();
-            self.add(file, format!("{called} has path length {length}, but {below} CAs stand below it"));
-        }
-        if facts.constrains_uris {
-            self.add(
-                file,
-                format!("{called} constrains URI names, so peers refuse every SPIFFE ID below it"),
-            );
-        }
-        if let Err(error) = facts.validity.at(now) {
-            self.add(file, format!("{called} {error}"));
+        let what = format!("ends at {}, sooner than twice the lifetime of a leaf", rfc3339(end(first)));
+        let todo = "make its successor now and load it before leaves get too short";
+        Some(kinds::ENDS_FIRST.on(first, what, todo))
+    }
+
+    fn notes_too(&mut self, notes: impl IntoIterator<Item = Note>) {
+        for note in notes {
+            if let Some(cacerts) = &mut self.cacerts {
+                cacerts.notes.push(note.clone());
+            }
+            self.notes.push(note);
         }
     }
 }
 
-fn explain(error: CertificateError) -> String {
-    match error {
-        CertificateError::Pem(cause) => cause.to_string(),
-        other => other.to_string(),
+fn judge(folder: &Folder, layout: &Layout, now: SystemTime) -> Judged {
+    let mut findings = Findings::default();
+    let parsed = files::parse(folder, layout, &mut findings);
+    let roots = parsed.roots.map(roots::unique);
+    if let Some(roots) = &roots {
+        roots::check(roots, &mut findings);
     }
-}
-
-fn deduplicated(roots: Vec<Certificate>) -> Vec<Certificate> {
-    let mut once: Vec<Certificate> = Vec::with_capacity(roots.len());
-    for root in roots {
-        if !once.contains(&root) {
-            once.push(root);
+    let signer = parsed
+        .signers
+        .and_then(|signers| key_file::signer(&signers, parsed.key.as_ref(), layout.key, &mut findings));
+    let path = match (&signer, parsed.chain, &roots) {
+        (Some(signer), Some(chain), Some(roots)) => {
+            path::find(signer, chain, roots, layout, now, &mut findings)
+        }
+        _ => None,
+    };
+    if let (Some(roots), Some(path)) = (&roots, &path) {
+        roots::note_others(roots, &path.anchor, now, &mut findings);
+        if let Some(crl) = parsed.crl {
+            let all: Vec<_> = path.intermediates.iter().chain([&path.anchor]).collect();
+            crl::check(crl, &all, now, &mut findings);
         }
     }
-    once
+    let Findings { faults, notes } = findings;
+    let members = path.iter().flat_map(|path| path.intermediates.iter().chain([&path.anchor]));
+    let members = members.cloned().collect();
+    let cacerts = match (signer, parsed.key, path, roots) {
+        (Some(signer), Some(key), Some(Path { intermediates, anchor }), Some(roots)) if faults.is_empty() => {
+            let ca = Ca { certificate: signer.certificate, key };
+            let bare = |placed: Vec<Placed>| placed.into_iter().map(|one| one.certificate).collect();
+            let (intermediates, roots) = (bare(intermediates), bare(roots));
+            let crl = parsed.crl.map(<[u8]>::to_vec);
+            let anchor = anchor.certificate;
+            Some(Cacerts { ca, intermediates, anchor, roots, crl, form: layout.form, notes: notes.clone() })
+        }
+        _ => None,
+    };
+    Judged { cacerts, faults, notes, path: members }
 }
 
 #[cfg(test)]

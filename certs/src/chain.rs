@@ -10,6 +10,7 @@ use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::FromDer;
+use x509_parser::x509::SubjectPublicKeyInfo;
 
 use crate::clock::{from_unix, to_unix};
 use crate::digest::sha256;
@@ -160,14 +161,17 @@ impl Certificate {
             return false;
         }
         let Ok((_, parsed)) = X509Certificate::from_der(&self.der) else { return false };
-        let Ok((_, key)) = x509_parser::x509::SubjectPublicKeyInfo::from_der(&issuer.facts.spki) else {
+        let algorithm = parsed.signature_algorithm.algorithm.as_bytes();
+        issuer.verifies(algorithm, parsed.tbs_certificate.as_ref(), parsed.signature_value.data.as_ref())
+    }
+
+    /// Whether its key made this signature, by an algorithm of the allow-list (contents octets of its OID).
+    pub(crate) fn verifies(&self, algorithm: &[u8], message: &[u8], signature: &[u8]) -> bool {
+        let Ok((_, key)) = SubjectPublicKeyInfo::from_der(&self.facts.spki) else { return false };
+        let (Ok(kind), Some(algorithm)) = (KeyKind::of(&key), SignatureAlgorithm::of_oid(algorithm)) else {
             return false;
         };
-        let algorithm = SignatureAlgorithm::of_oid(parsed.signature_algorithm.algorithm.as_bytes());
-        let (Ok(kind), Some(algorithm)) = (KeyKind::of(&key), algorithm) else { return false };
-        let public_key = key.subject_public_key.data.as_ref();
-        let tbs = parsed.tbs_certificate.as_ref();
-        verify_with_key(kind, public_key, algorithm, tbs, parsed.signature_value.data.as_ref())
+        verify_with_key(kind, key.subject_public_key.data.as_ref(), algorithm, message, signature)
     }
 }
 

@@ -2,6 +2,11 @@
 //!
 //! This module alone decides which library does what: ring for everything it does well, aws-lc-rs for
 //! RSA signatures (a third of ring's time at 4096 bits) and for RSA keys that are kept to verify with. A private key never prints.
+//! How a key file becomes PKCS#8 that the libraries take stands in `key/read`.
+
+mod generate;
+mod naming;
+mod read;
 
 use std::fmt;
 
@@ -15,9 +20,10 @@ use x509_parser::public_key::PublicKey;
 use x509_parser::x509::{AlgorithmIdentifier, SubjectPublicKeyInfo};
 use zeroize::Zeroizing;
 
+use crate::pem::PemError;
 use crate::{der, pem};
 
-mod generate;
+use read::Clean;
 
 pub use generate::{NewKey, NewKeyError};
 
@@ -36,22 +42,40 @@ const OID_ECDSA_SHA384: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x03
 /// Why a key cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum KeyError {
-    /// Neither PKCS#8 nor PKCS#1 nor SEC1 in PEM, or damaged.
+    /// Not PEM, or damaged PEM.
+    #[error("the private key cannot be read: {0}")]
+    Pem(PemError),
+    /// PEM without a private key, or of a form that is not known.
     #[error("expected a private key as PKCS#8, PKCS#1 or SEC1 in PEM, found {0}")]
     Form(String),
+    /// More than one private key; the lines on which they begin.
+    #[error("expected one private key, found several, at the lines {lines}", lines = listed(.0))]
+    Several(Vec<usize>),
     /// Encrypted; there is nobody to ask for the password.
-    #[error("the private key is encrypted; decrypt it first (openssl pkey -in … -out …)")]
+    #[error("the private key is encrypted")]
     Encrypted,
+    /// Right by its label, and not readable.
+    #[error("the private key is damaged: {0}")]
+    Damaged(String),
     /// A kind of key that is not allowed.
     #[error("expected RSA (2048 to 4096 bits), P-256, P-384 or Ed25519, found {0}")]
     Kind(String),
+    /// RSA that may only make PSS signatures.
+    #[error("expected an RSA key (rsaEncryption), found one for RSASSA-PSS alone")]
+    Pss,
+    /// An EC key that spells its curve out in place of naming it.
+    #[error("expected an EC key that names its curve, found explicit curve parameters")]
+    ExplicitParameters,
+    /// An EC key that cannot be used before its public key is written beside it.
+    #[error("expected an EC key with its public part, uncompressed, found none")]
+    NoPublicPart,
     /// RSA with a modulus out of bounds.
     #[error("expected an RSA key of 2048 to 4096 bits, found {0}")]
     RsaSize(usize),
     /// RSA with an exponent that is even, below 65537 or over 32 bits.
     #[error("expected an odd RSA exponent of at least 65537 and at most 32 bits")]
     RsaExponent,
-    /// The library refused the key, such as an EC key without its public part.
+    /// The library refused the key: its parts do not fit each other.
     #[error("the private key cannot be used: {0}")]
     Rejected(String),
     /// The signature operation failed.
@@ -60,6 +84,10 @@ pub enum KeyError {
     /// The system's random numbers are not available.
     #[error("no random numbers from the system")]
     Random,
+}
+
+fn listed(lines: &[usize]) -> String {
+    lines.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// A kind of public key that certificates here may hold.
@@ -111,8 +139,7 @@ impl KeyKind {
                 let (kind, length) = match curve.as_ref().map(|oid| oid.as_bytes()) {
                     Some(OID_P256) => (Self::P256, 65),
                     Some(OID_P384) => (Self::P384, 97),
-                    Some(_) => return Err(KeyError::Kind("another elliptic curve".to_owned())),
-                    None => return Err(KeyError::Kind("explicit curve parameters".to_owned())),
+                    _ => return Err(naming::not_allowed(&info.algorithm)),
                 };
                 if point.len() != length || point[0] != 4 {
                     let found = "a point that is compressed or of the wrong length";
@@ -121,7 +148,7 @@ impl KeyKind {
                 kind
             }
             OID_ED25519 if point.len() == 32 => Self::Ed25519,
-            _ => return Err(KeyError::Kind(format!("an algorithm with OID {}", info.algorithm.algorithm))),
+            _ => return Err(naming::not_allowed(&info.algorithm)),
         };
         // The parser passes over parameters that no standard allows; peers would not.
         if info.raw != spki(&kind.algorithm(), point) {
@@ -292,29 +319,22 @@ impl PrivateKey {
         Self::from_pkcs8(Zeroizing::new(document.as_ref().to_vec()))
     }
 
-    /// Reads the first private key of a PEM text, whatever stands around it: PKCS#8, PKCS#1 or SEC1.
+    /// Reads the one private key of a PEM text, whatever else stands around it: PKCS#8, PKCS#1 or SEC1.
     pub fn from_pem(text: &[u8]) -> Result<Self, KeyError> {
-        let blocks = pem::blocks(text).map_err(|error| KeyError::Form(error.to_string()))?;
-        let labels = pem::describe(&blocks);
-        for block in blocks {
-            let der = Zeroizing::new(block.der);
-            let pkcs8 = match block.label.as_str() {
-                "PRIVATE KEY" => der,
-                "RSA PRIVATE KEY" => wrap_pkcs8(&der::sequence(&[&der::oid(OID_RSA), &[5, 0]]), &der),
-                "EC PRIVATE KEY" => wrap_sec1(&der)?,
-                "ENCRYPTED PRIVATE KEY" => return Err(KeyError::Encrypted),
-                _ => continue,
-            };
-            return Self::from_pkcs8(pkcs8);
-        }
-        Err(KeyError::Form(labels))
+        Self::from_clean(read::pem(text)?)
     }
 
     /// From PKCS#8 DER.
     pub fn from_pkcs8(pkcs8: Zeroizing<Vec<u8>>) -> Result<Self, KeyError> {
+        let clean = read::pkcs8(&pkcs8);
+        drop(pkcs8);
+        Self::from_clean(clean?)
+    }
+
+    fn from_clean(Clean { algorithm, pkcs8 }: Clean) -> Result<Self, KeyError> {
         let rejected = |error: ring::error::KeyRejected| KeyError::Rejected(error.to_string());
         let random = SystemRandom::new();
-        let (inner, kind, algorithm, spki) = match pkcs8_algorithm(&pkcs8)? {
+        let (inner, kind, algorithm, spki) = match algorithm {
             OID_RSA => {
                 let pair = aws_lc_rs::rsa::KeyPair::from_pkcs8(&pkcs8)
                     .map_err(|error| KeyError::Rejected(error.to_string()))?;
@@ -401,42 +421,6 @@ fn spki(algorithm: &[u8], public_key: &[u8]) -> Vec<u8> {
     der::sequence(&[algorithm, &der::bit_string(public_key)])
 }
 
-fn wrap_pkcs8(algorithm: &[u8], key: &[u8]) -> Zeroizing<Vec<u8>> {
-    let key = Zeroizing::new(der::octet_string(key));
-    Zeroizing::new(der::sequence(&[&der::unsigned(&[0]), algorithm, &key]))
-}
-
-/// SEC1 names its curve in an optional `[0]` (RFC 5915), which every tool writes.
-fn wrap_sec1(sec1: &[u8]) -> Result<Zeroizing<Vec<u8>>, KeyError> {
-    let curve = [OID_P256, OID_P384]
-        .into_iter()
-        .find(|curve| {
-            let named = der::context_constructed(0, &[&der::oid(curve)]);
-            sec1.windows(named.len()).any(|window| window == named)
-        })
-        .ok_or_else(|| KeyError::Kind("an EC key of another curve, or one that names none".to_owned()))?;
-    Ok(wrap_pkcs8(&der::sequence(&[&der::oid(OID_EC), &der::oid(curve)]), sec1))
-}
-
-/// What PKCS#8 says it holds: the algorithm's OID, or the curve's for EC keys.
-fn pkcs8_algorithm(pkcs8: &[u8]) -> Result<&'static [u8], KeyError> {
-    use x509_parser::asn1_rs::{Integer, Sequence};
-    let broken = || KeyError::Form("a damaged PKCS#8 block".to_owned());
-    let (_, outer) = Sequence::from_der(pkcs8).map_err(|_| broken())?;
-    let (rest, _version) = Integer::from_der(&outer.content).map_err(|_| broken())?;
-    let (_, algorithm) = AlgorithmIdentifier::from_der(rest).map_err(|_| broken())?;
-    let known = |oid: &[u8], list: &[&'static [u8]]| list.iter().find(|known| **known == oid).copied();
-    let found = if algorithm.algorithm.as_bytes() == OID_EC {
-        match named_curve(&algorithm) {
-            Some(curve) => known(curve.as_bytes(), &[OID_P256, OID_P384]),
-            None => return Err(KeyError::Kind("an EC key with explicit curve parameters".to_owned())),
-        }
-    } else {
-        known(algorithm.algorithm.as_bytes(), &[OID_RSA, OID_ED25519])
-    };
-    found.ok_or_else(|| KeyError::Kind(format!("a private key with OID {}", algorithm.algorithm)))
-}
-
 /// A key identifier for a SubjectPublicKeyInfo: RFC 7093, section 2, method 1.
 pub fn key_identifier(spki: &[u8]) -> Vec<u8> {
     let bits = match SubjectPublicKeyInfo::from_der(spki) {
@@ -480,7 +464,9 @@ mod tests {
         let error = PrivateKey::from_pem(certificate.as_bytes()).unwrap_err();
         assert_eq!(error, KeyError::Form("CERTIFICATE".into()));
         let damaged = pem::encode("PRIVATE KEY", &[0x30, 3, 2]);
-        assert!(matches!(PrivateKey::from_pem(damaged.as_bytes()), Err(KeyError::Form(_))));
+        assert!(matches!(PrivateKey::from_pem(damaged.as_bytes()), Err(KeyError::Damaged(_))));
+        let cut = damaged.replace("-----END", "");
+        assert!(matches!(PrivateKey::from_pem(cut.as_bytes()), Err(KeyError::Pem(_))));
     }
 
     #[test]
@@ -493,7 +479,7 @@ mod tests {
         assert_eq!(with(&[&ec, &der::oid(OID_P256)], point), Ok(KeyKind::P256));
         assert_eq!(with(&[&ed], &[7; 32]), Ok(KeyKind::Ed25519));
         let named_by_octets = with(&[&ec, &der::octet_string(OID_P256)], point);
-        assert_eq!(named_by_octets, Err(KeyError::Kind("explicit curve parameters".into())));
+        assert_eq!(named_by_octets, Err(KeyError::ExplicitParameters));
         assert!(with(&[&ec], point).is_err());
         assert!(with(&[&ed, &[5, 0]], &[7; 32]).is_err());
     }

@@ -3,7 +3,8 @@
 //!
 //! A library without network, disk or async; time is passed in. The path of one certificate reads
 //! forward through the modules: [`csr`] -> [`profile`] -> [`template`] -> [`check`] -> [`sign`] ->
-//! [`chain`]. [`ca`] is who signs, [`cacerts`] says what a folder of CA files means, [`bundle`] what a mesh trusts. The
+//! [`chain`]. [`ca`] is who signs, [`cacerts`] says what a folder of CA files means, [`change`]
+//! what putting another in its place needs, [`bundle`] what a mesh trusts. The
 //! program `certs` (the ceremony, for people) is in `main.rs` and `ceremony/`.
 
 pub mod bundle;

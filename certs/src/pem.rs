@@ -3,6 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 /// One block.
 pub struct Block {
@@ -12,6 +13,9 @@ pub struct Block {
     pub der: Vec<u8>,
     /// Line of the BEGIN marker, counted from 1.
     pub line: usize,
+    /// Whether headers before the content say that it is encrypted (RFC 1421, as old OpenSSL writes keys);
+    /// the content then decodes to bytes without meaning.
+    pub encrypted: bool,
 }
 
 /// Why a text is not PEM; lines count from 1.
@@ -29,41 +33,74 @@ pub enum PemError {
     /// Nothing with the wanted label.
     #[error("expected a block {0}, found {1}")]
     Missing(&'static str, String),
+    /// Headers before the content, where none are expected.
+    #[error("line {0}: expected a block without headers")]
+    Headers(usize),
     /// Something beside the one block that was expected.
     #[error("expected one block and nothing else, found more text at line {0}")]
     Trailing(usize),
 }
 
-/// All blocks in order; other text around them is passed over.
+/// All blocks in order; other text around them is passed over, in whatever encoding.
 pub fn blocks(text: &[u8]) -> Result<Vec<Block>, PemError> {
-    let text = str::from_utf8(text).map_err(|_| PemError::NotText)?;
+    let lossy = String::from_utf8_lossy(text);
     let mut found = Vec::new();
-    let mut open: Option<(usize, String, String)> = None;
-    for (number, line) in text.lines().enumerate().map(|(at, line)| (at + 1, line.trim())) {
+    let mut open: Option<Open<'_>> = None;
+    for (number, line) in lossy.lines().enumerate().map(|(at, line)| (at + 1, trimmed(line))) {
         match &mut open {
             None => {
                 if let Some(label) = marker(line, "-----BEGIN ") {
-                    open = Some((number, label.to_owned(), String::new()));
+                    // As long as the text at most, so that no half-read key is left where it grew from.
+                    let body = Zeroizing::new(String::with_capacity(text.len()));
+                    open = Some(Open { line: number, label, body, encrypted: false });
                 }
             }
-            Some((begin, label, body)) => match marker(line, "-----END ") {
-                Some(end) if end == label => {
-                    let der = STANDARD.decode(&body).map_err(|_| PemError::Base64(*begin, label.clone()))?;
-                    found.push(Block { label: label.clone(), der, line: *begin });
+            Some(block) => match marker(line, "-----END ") {
+                Some(end) if end == block.label => {
+                    found.push(block.decoded()?);
                     open = None;
                 }
-                Some(_) => return Err(PemError::Unfinished(*begin, label.clone())),
-                None if line.starts_with("-----") => {
-                    return Err(PemError::Unfinished(*begin, label.clone()));
+                Some(_) => return Err(block.unfinished()),
+                None if line.starts_with("-----") => return Err(block.unfinished()),
+                None if line.contains(':') => {
+                    block.encrypted |= line.starts_with("Proc-Type:") && line.contains("ENCRYPTED");
                 }
-                None => body.push_str(line),
+                None => block.body.push_str(line),
             },
         }
     }
     match open {
-        Some((begin, label, _)) => Err(PemError::Unfinished(begin, label)),
+        Some(block) => Err(block.unfinished()),
+        None if found.is_empty() && str::from_utf8(text).is_err() => Err(PemError::NotText),
         None => Ok(found),
     }
+}
+
+/// A block whose end is yet to come.
+struct Open<'a> {
+    line: usize,
+    label: &'a str,
+    body: Zeroizing<String>,
+    encrypted: bool,
+}
+
+impl Open<'_> {
+    fn decoded(&self) -> Result<Block, PemError> {
+        let der = STANDARD
+            .decode(self.body.as_str())
+            .map_err(|_| PemError::Base64(self.line, self.label.to_owned()))?;
+        let (label, line, encrypted) = (self.label.to_owned(), self.line, self.encrypted);
+        Ok(Block { label, der, line, encrypted })
+    }
+
+    fn unfinished(&self) -> PemError {
+        PemError::Unfinished(self.line, self.label.to_owned())
+    }
+}
+
+/// Without white space, and without the mark that some editors put before a file's first line.
+fn trimmed(line: &str) -> &str {
+    line.trim_start_matches('\u{feff}').trim()
 }
 
 /// The one block of a text that has nothing else but white space: for requests from outside.
@@ -80,6 +117,8 @@ pub fn only(text: &str) -> Result<Block, PemError> {
             inside = true;
         } else if !inside && !line.is_empty() {
             return Err(PemError::Trailing(number));
+        } else if inside && line.contains(':') {
+            return Err(PemError::Headers(number));
         } else if line == end {
             inside = false;
         }
@@ -161,6 +200,25 @@ mod tests {
         assert_eq!(blocks(bad.as_bytes()).err(), Some(PemError::Base64(1, "CERTIFICATE".into())));
         assert_eq!(blocks(&[0xff, 0xfe]).err(), Some(PemError::NotText));
         assert!(matches!(certificates(b"hello"), Err(PemError::Missing("CERTIFICATE", _))));
+    }
+
+    #[test]
+    fn headers_are_read_in_files_and_refused_in_requests() {
+        let good = encode("RSA PRIVATE KEY", &[9; 60]);
+        let header = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\n";
+        let old = good.replace("-----BEGIN RSA PRIVATE KEY-----\n", header);
+        let found = blocks(old.as_bytes()).unwrap();
+        assert!(found[0].encrypted && found[0].der == [9; 60]);
+        assert!(!blocks(good.as_bytes()).unwrap()[0].encrypted);
+        assert_eq!(only(&old).err(), Some(PemError::Headers(2)));
+    }
+
+    #[test]
+    fn text_in_other_encodings_and_an_editor_s_mark_do_not_hide_blocks() {
+        let block = encode("CERTIFICATE", &[1, 2, 3]);
+        let text = [b"friendlyName: B\xe4ckerei\r\n", block.replace('\n', "\r\n").as_bytes()].concat();
+        assert_eq!(certificates(&text).unwrap(), [(2, vec![1, 2, 3])]);
+        assert_eq!(certificates(format!("\u{feff}{block}").as_bytes()).unwrap()[0].0, 1);
     }
 
     proptest! {

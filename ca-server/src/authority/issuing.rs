@@ -194,15 +194,15 @@ pub(crate) mod tests {
         Cacerts::of(ca, vec![signer], root.clone(), vec![root])
     }
 
-    fn with_issuing(cacerts: Cacerts) -> Issuer {
-        let issuing = Arc::new(mint(&cacerts, "cluster.local", DAY, now()).unwrap());
-        let trust = issuer(super::tests::cacerts(YEAR)).trust().clone();
+    fn with_issuing(rsa: Cacerts) -> Issuer {
+        let issuing = Arc::new(mint(&rsa, "cluster.local", DAY, now()).unwrap());
+        let trust = issuer(cacerts(YEAR)).trust().clone();
         let bundles = signet_certs::bundle::Bundles::of(
             signet_certs::spiffe_id::TrustDomain::parse("cluster.local").unwrap(),
-            signet_certs::bundle::TrustBundle::new(cacerts.roots.clone()),
+            signet_certs::bundle::TrustBundle::new(rsa.roots.clone()),
         );
         let trust = Trust { bundles, ..trust.as_ref().clone() };
-        Issuer::new(Arc::new(cacerts), Some(issuing), Arc::new(trust))
+        Issuer::new(Arc::new(rsa), Some(issuing), Arc::new(trust))
     }
 
     #[test]

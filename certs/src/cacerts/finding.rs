@@ -36,8 +36,17 @@ pub struct Named {
     pub subject: String,
     /// Its serial number, hex.
     pub serial: String,
+    /// The file that it stands in.
+    pub file: &'static str,
     /// The line in its file that it begins on, counted from 1.
     pub line: usize,
+}
+
+impl Finding {
+    /// The same, said of another file than the certificate's own.
+    pub(crate) fn within(self, file: &'static str) -> Self {
+        Self { file, ..self }
+    }
 }
 
 /// A kind of finding: its stable name, and why it matters.
@@ -68,6 +77,28 @@ impl fmt::Display for Finding {
     }
 }
 
+/// What was found so far.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    pub(crate) faults: Vec<Fault>,
+    pub(crate) notes: Vec<Note>,
+}
+
+impl Findings {
+    /// The same of one file is said once, though a certificate may stand in several roles.
+    pub(crate) fn fault(&mut self, fault: Fault) {
+        if !self.faults.contains(&fault) {
+            self.faults.push(fault);
+        }
+    }
+
+    pub(crate) fn note(&mut self, note: Note) {
+        if !self.notes.contains(&note) {
+            self.notes.push(note);
+        }
+    }
+}
+
 /// A certificate, and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Placed {
@@ -81,7 +112,7 @@ impl Placed {
     pub(crate) fn named(&self) -> Named {
         let facts = self.certificate.facts();
         let subject = name::display(&facts.subject);
-        Named { subject, serial: facts.serial.to_string(), line: self.line }
+        Named { subject, serial: facts.serial.to_string(), file: self.file, line: self.line }
     }
 
     /// For a sentence: `(CN=Root CA, serial 01)`.

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
 use crate::ca::tests::{YEAR, intermediate, life, now, root};
+use crate::key::PrivateKey;
 use crate::name::ca_name;
 use crate::profile::Profile;
 use crate::template::Names;
@@ -54,6 +55,12 @@ fn one_fault(files: &Folder, file: &str, text: &str) {
     assert!(found.len() == 1 && found[0].starts_with(file) && found[0].contains(text), "{found:?}");
 }
 
+#[track_caller]
+fn one_note(loaded: &Cacerts, code: &str, text: &str) {
+    let found = &loaded.notes;
+    assert!(matches!(found.as_slice(), [note] if note.code == code && note.what.contains(text)), "{found:?}");
+}
+
 #[test]
 fn istio_s_four_files_load_and_the_root_leaves_the_chain() {
     let folder = good();
@@ -85,14 +92,20 @@ fn three_levels_need_their_order_and_their_path_lengths() {
     let files = folder(&signer, &[&signer, &middle, &top], &[&top]);
     assert_eq!(Cacerts::read(&files, now()).unwrap().intermediates.len(), 2);
     let swapped = folder(&signer, &[&signer, &top, &middle], &[&top]);
-    one_fault(&swapped, CERT_CHAIN, "which did not sign it");
+    let loaded = Cacerts::read(&swapped, now()).unwrap();
+    assert_eq!(loaded.intermediates, [signer.certificate.clone(), middle.certificate.clone()]);
+    one_note(&loaded, "CHAIN_REORDERED", "is a root and stands before other certificates");
+    let turned = folder(&signer, &[&middle, &signer], &[&top]);
+    let loaded = Cacerts::read(&turned, now()).unwrap();
+    assert_eq!(loaded.intermediates, [signer.certificate.clone(), middle.certificate.clone()]);
+    one_note(&loaded, "CHAIN_REORDERED", "is in the wrong order");
     let missing = folder(&signer, &[&signer], &[&top]);
-    one_fault(&missing, CERT_CHAIN, "not in root-cert.pem");
+    one_fault(&missing, CA_CERT, "which is not in root-cert.pem nor further up");
     let short_key = PrivateKey::generate_p256().unwrap();
     let short = top.intermediate(ca_name("Signet", None, "Middle"), 0, life(8), short_key).unwrap();
     let below = intermediate(&short);
     let files = folder(&below, &[&below, &short], &[&top]);
-    one_fault(&files, CERT_CHAIN, "path length 0, but 1 CAs stand below");
+    one_fault(&files, CERT_CHAIN, "path length 0, but 1 CA stands below");
 }
 
 #[test]
@@ -107,7 +120,7 @@ fn each_fault_is_named_with_its_file() {
     let root = file(&made.files(), ROOT_CERT);
     one_fault(&with(CERT_CHAIN, &root), CERT_CHAIN, "must begin with");
     one_fault(&with(ROOT_CERT, b""), ROOT_CERT, "expected a block CERTIFICATE");
-    one_fault(&with(ROOT_CERT, &file(&other, ROOT_CERT)), CERT_CHAIN, "not in root-");
+    one_fault(&with(ROOT_CERT, &file(&other, ROOT_CERT)), CA_CERT, "did not sign it: its key is another");
     let both = [root, file(&made.files(), CA_CERT)].concat();
     let found = faults(&with(ROOT_CERT, &both), now());
     assert!(found[0].contains("is not a root"), "{found:?}");

@@ -8,7 +8,7 @@ use serde::Serialize;
 use signet_certs::chain::{Certificate, CertificateError};
 use signet_certs::clock::{rfc3339, to_unix};
 use signet_certs::csr::VerifiedCsr;
-use signet_certs::key::{KeyKind, PrivateKey};
+use signet_certs::key::{KeyError, KeyKind, PrivateKey};
 use signet_certs::validity::{Validity, ValidityError};
 use signet_certs::{name, pem};
 use thiserror::Error;
@@ -101,6 +101,9 @@ impl Description {
             "CERTIFICATE" | "X509 CERTIFICATE" => Self::of_certificate(&der, now),
             "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST" => Self::of_csr(&der),
             "PUBLIC KEY" => Ok(Self::PublicKey { key: public_key(&der) }),
+            label if label.ends_with("PRIVATE KEY") && block.encrypted => {
+                Ok(Self::PrivateKey { key: format!("not usable: {}", KeyError::Encrypted) })
+            }
             label if label.ends_with("PRIVATE KEY") => {
                 let text = Zeroizing::new(pem::encode(label, &der));
                 let key = match PrivateKey::from_pem(text.as_bytes()) {
@@ -267,7 +270,12 @@ mod tests {
 
     #[test]
     fn unusable_keys_are_described_by_why() {
-        let block = pem::Block { label: "ENCRYPTED PRIVATE KEY".into(), der: vec![1, 2, 3], line: 1 };
+        let block = pem::Block {
+            label: "ENCRYPTED PRIVATE KEY".into(),
+            der: vec![1, 2, 3],
+            line: 1,
+            encrypted: false,
+        };
         let Ok(Description::PrivateKey { key }) = Description::of_block(block, SystemTime::now()) else {
             panic!("a private key was expected");
         };
@@ -276,7 +284,8 @@ mod tests {
 
     #[test]
     fn what_is_labelled_wrongly_is_an_error() {
-        let block = |label: &str| pem::Block { label: label.into(), der: vec![0x30, 0], line: 1 };
+        let block =
+            |label: &str| pem::Block { label: label.into(), der: vec![0x30, 0], line: 1, encrypted: false };
         let now = SystemTime::now();
         let describe = |label| Description::of_block(block(label), now).unwrap_err();
         assert!(matches!(describe("CERTIFICATE"), DescriptionError::Certificate(_)));

@@ -336,8 +336,8 @@ mod tests {
         let faults: Vec<_> =
             json[0]["faults"].as_array().unwrap().iter().map(|f| f.as_str().unwrap()).collect();
         assert_eq!((&json[0]["loads"], faults.len()), (&false.into(), 2), "{faults:?}");
-        assert!(faults[0].starts_with(CA_KEY) && faults[0].contains("not its own"), "{faults:?}");
-        assert!(faults[1].starts_with(ROOT_CERT) && faults[1].contains("is missing"), "{faults:?}");
+        assert!(faults[0].starts_with(ROOT_CERT) && faults[0].contains("is missing"), "{faults:?}");
+        assert!(faults[1].starts_with(CA_KEY) && faults[1].contains("not its own"), "{faults:?}");
         assert_eq!(json[0]["files"].as_array().unwrap().len(), 3);
     }
 

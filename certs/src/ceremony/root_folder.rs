@@ -134,7 +134,7 @@ impl Layout {
                 CERT_CHAIN => chain,
                 _ => self.certificate,
             };
-            if !named.contains(&fault) {
+            if !named.iter().any(|known| (known.file, &known.what) == (fault.file, &fault.what)) {
                 named.push(fault);
             }
         }

@@ -10,7 +10,8 @@ use ring::signature::{self as ring_signature, EcdsaKeyPair, EcdsaSigningAlgorith
 use thiserror::Error;
 use zeroize::Zeroizing;
 
-use super::{KeyError, KeyKind, PrivateKey, wrap_pkcs8};
+use super::read::wrapped;
+use super::{KeyError, KeyKind, PrivateKey};
 use crate::der;
 
 /// A kind of key that is made here. RSA has three sizes and no other.
@@ -88,7 +89,7 @@ fn ed25519() -> Result<Zeroizing<Vec<u8>>, KeyError> {
     let mut seed = Zeroizing::new([0; 32]);
     SystemRandom::new().fill(seed.as_mut()).map_err(|_| KeyError::Random)?;
     let seed = Zeroizing::new(der::octet_string(seed.as_ref()));
-    Ok(wrap_pkcs8(&KeyKind::Ed25519.algorithm(), &seed))
+    Ok(wrapped(&KeyKind::Ed25519.algorithm(), &seed))
 }
 
 fn rsa(size: KeySize) -> Result<Zeroizing<Vec<u8>>, KeyError> {
