@@ -8,6 +8,7 @@ pub mod floor;
 pub mod footprint;
 pub mod issuing;
 mod process;
+pub mod reload;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -34,13 +35,23 @@ pub struct Stage {
 impl Stage {
     /// Makes it, with the ceremony program.
     pub fn new() -> Result<Self, Failure> {
+        Self::with_intermediates(&["ca"])
+    }
+
+    /// Makes it with several intermediates of one root. The CA loads the one in `ca`.
+    pub fn with_intermediates(names: &[&str]) -> Result<Self, Failure> {
+        Self::with(names, &[])
+    }
+
+    /// Makes it with intermediates of this making.
+    pub fn with(names: &[&str], flags: &[&str]) -> Result<Self, Failure> {
         let folder = tempfile::tempdir()?;
         let path = |name: &str| folder.path().join(name);
         ceremony(&["root-ca", "--out"], &[&path("root")])?;
-        ceremony(
-            &["intermediate", "--name", "load", "--root"],
-            &[&path("root"), Path::new("--out"), &path("ca")],
-        )?;
+        for name in names {
+            let command = [&["intermediate", "--name", name], flags, &["--root"]].concat();
+            ceremony(&command, &[&path("root"), Path::new("--out"), &path(name)])?;
+        }
         let issuer = TokenIssuer::generate(Algorithm::Rs256)?;
         std::fs::write(path("jwks.json"), issuer.key_set().to_string())?;
         Ok(Self { folder, issuer })

@@ -8,6 +8,8 @@
 mod acknowledgements;
 #[path = "end_to_end/agent.rs"]
 mod agent;
+#[path = "end_to_end/authorities.rs"]
+mod authorities;
 #[path = "end_to_end/ca_files.rs"]
 mod ca_files;
 #[path = "end_to_end/contract.rs"]
@@ -26,6 +28,8 @@ mod lifetimes;
 mod operating;
 #[path = "end_to_end/refusals.rs"]
 mod refusals;
+#[path = "end_to_end/reload.rs"]
+mod reload;
 #[path = "end_to_end/requests.rs"]
 mod requests;
 #[path = "end_to_end/secrecy.rs"]

@@ -97,10 +97,9 @@ pub fn judge(folder: &Folder, active: &Cacerts, source: Source, rules: &Rules, n
     match change.verdict {
         Verdict::Same => Outcome::Same,
         Verdict::NeedsRotation => {
-            let reasons = change
-                .reasons
-                .into_iter()
-                .map(|reason| Reason { code: reason.code.name(), text: reason.text });
+            let grave = |reason: &change::Reason| reason.code.verdict() == Verdict::NeedsRotation;
+            let reasons = change.reasons.into_iter().filter(grave);
+            let reasons = reasons.map(|reason| Reason { code: reason.code.name(), text: reason.text });
             Outcome::Refuse(Refused::of(&wished, reasons.collect()))
         }
         Verdict::Safe => match rehearse(wished.clone(), &rules.domains, &rules.serving, now) {

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use signet_tests::load::reload::{self, Reloaded};
 use signet_tests::load::{Failure, Stage, floor, footprint, issuing};
 
 fn main() -> ExitCode {
@@ -60,6 +61,22 @@ fn run() -> Result<(), Failure> {
         );
     }
     println!("  CA after the load               {:>9.1} MB", megabytes(ca.memory()?));
+    drop(ca);
+
+    println!("\nchanging the CA files under 200 requests a second");
+    println!(
+        "  way           answers  failed  mixed  changes  old issuer after the last write, median  longest ms"
+    );
+    for way in reload::Way::ALL {
+        let Reloaded { answers, failed, mixed, changes, median, longest, .. } =
+            runtime.block_on(reload::measure(way, 3_000, Duration::from_millis(5)))?;
+        println!(
+            "  {:<12}  {answers:>7}  {failed:>6}  {mixed:>5}  {changes:>7}  {:>40.1}  {:>10.1}",
+            way.name(),
+            milliseconds(median),
+            milliseconds(longest),
+        );
+    }
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::issuing::{Callers, connect, one};
+use super::issuing::{Callers, ask, connect};
 use super::{Failure, Process, Stage};
 use crate::programs::program;
 
@@ -25,7 +25,7 @@ pub async fn measure(stage: &Stage) -> Result<Footprint, Failure> {
     let began = Instant::now();
     let ca = stage.start_ca()?;
     let channel = connect(stage, &ca.address).await?;
-    one(channel, &callers).await?;
+    ask(channel, &callers, 0).await?;
     let first_certificate_after = began.elapsed();
     let ca_memory = ca.memory()?;
     let agent = start_agent(stage, &ca.address)?;
