@@ -39,6 +39,7 @@ use crate::health::Health;
 use crate::issuance_log::{self, ActEntry, AppendError, Entry, IssuanceLog};
 use crate::issue::Issuance;
 use crate::metrics::Metrics;
+use crate::sealing::{KekError, Sealer};
 use crate::shutdown;
 use crate::store::{SledStore, Store, StoreError};
 use crate::trust::consumers::Consumers;
@@ -65,6 +66,9 @@ pub enum AppError {
     /// The data folder cannot be used.
     #[error("opening the data folder")]
     DataFolder(#[from] DataFolderError),
+    /// The key that seals keys cannot be used.
+    #[error("preparing to seal keys")]
+    Kek(#[from] KekError),
     /// The store cannot be used.
     #[error("opening the store")]
     Store(#[from] StoreError),
@@ -153,6 +157,7 @@ fn cores() -> usize {
 /// Reads and checks everything that [`run`] would, and starts nothing. The data folder is not touched.
 pub fn check(config: Config) -> Result<(), AppError> {
     loader::load(&config.cacerts, SystemTime::now())?;
+    Sealer::from_file(config.key_encryption_key_file.as_deref())?;
     Attestation::new(config.token_issuers)?;
     Ok(())
 }
@@ -165,7 +170,8 @@ pub async fn run(mut config: Config) -> Result<(), AppError> {
     domains.extend(config.token_issuers.iter().map(|issuer| issuer.trust_domain.clone()));
     let attestation = Attestation::new(std::mem::take(&mut config.token_issuers))?;
 
-    let folder = DataFolder::open(&config.data)?;
+    let sealer = Sealer::from_file(config.key_encryption_key_file.as_deref())?;
+    let folder = DataFolder::open(&config.data)?.sealed_by(sealer);
     let store: Arc<dyn Store> = Arc::new(SledStore::open(&folder.state_dir())?);
     let log = Arc::new(IssuanceLog::open(&folder, store.clone(), &issuance_log::Options::default())?);
 

@@ -26,6 +26,7 @@ const SINGLE: &[Setting] = &[
     setting("cluster_id", "CLUSTER_ID", Some("Kubernetes"), "ID", "Name of this cluster, for the log"),
     setting("cacerts", "ROOT_CA_DIR", Some("./etc/cacerts"), "DIR", "Folder with ca-cert.pem ca-key.pem cert-chain.pem root-cert.pem"),
     setting("data", "SIGNET_DATA", Some("/var/lib/signet"), "DIR", "Folder for the issuance log and the state"),
+    setting("key_encryption_key_file", "SIGNET_KEY_ENCRYPTION_KEY_FILE", None, "FILE", "Seal the keys in the data folder with this key: 32 bytes as hex, base64 or raw"),
     setting("listen", "SIGNET_LISTEN", Some("0.0.0.0:15012"), "ADDR", "Issuing port (TLS)"),
     setting("monitoring", "SIGNET_MONITORING", Some("0.0.0.0:15014"), "ADDR", "Metrics and health (HTTP)"),
     setting("admin_socket", "SIGNET_ADMIN_SOCKET", None, "PATH", "Unix socket for operators [default: admin.sock in the data folder]"),
@@ -68,6 +69,8 @@ pub struct Config {
     pub cacerts: PathBuf,
     /// The data folder.
     pub data: PathBuf,
+    /// The key that seals the keys in it.
+    pub key_encryption_key_file: Option<PathBuf>,
     /// The issuing port.
     pub listen: SocketAddr,
     /// Metrics and health.
@@ -154,6 +157,12 @@ fn check(values: &mut Values) -> Option<Config> {
     });
     let cacerts = values.required("cacerts").map(PathBuf::from);
     let data = values.required("data").map(PathBuf::from);
+    let key_encryption_key_file = values.optional("key_encryption_key_file").map(PathBuf::from);
+    if let (Some(data), Some(key)) = (&data, &key_encryption_key_file)
+        && key.starts_with(data)
+    {
+        values.fault("key_encryption_key_file", "is in the data folder, whose thief would have it too");
+    }
     let listen = values.parsed("listen", address);
     let monitoring = values.parsed("monitoring", address);
     if listen.is_some() && listen == monitoring && listen.is_some_and(|address| address.port() != 0) {
@@ -179,6 +188,7 @@ fn check(values: &mut Values) -> Option<Config> {
         cluster_id: cluster_id?,
         cacerts: cacerts?,
         data: data?,
+        key_encryption_key_file,
         listen: listen?,
         monitoring: monitoring?,
         admin_socket: admin_socket?,

@@ -38,9 +38,9 @@ const MAX_FACTS: usize = 100_000;
 /// Who is at the other end, as the kernel says.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer {
-    uid: u32,
-    gid: u32,
-    pid: Option<i32>,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) pid: Option<i32>,
 }
 
 /// Takes the socket's path: a stale file is replaced, a live server's is refused.
@@ -78,6 +78,7 @@ pub fn service(
         .route("/v1/log/checkpoint", get(checkpoint))
         .route("/v1/log/verify", post(verify))
         .route("/v1/log/proof/{serial}", get(prove))
+        .route("/v1/backup", post(super::backup::take))
         .layer(middleware::from_fn_with_state(running.config.admin_group, only_operators))
         .with_state(running)
         .into_make_service_with_connect_info::<Peer>()
@@ -129,7 +130,7 @@ struct Failure {
     error: String,
 }
 
-fn failure(code: StatusCode, error: String) -> Response {
+pub(super) fn failure(code: StatusCode, error: String) -> Response {
     (code, Json(Failure { error })).into_response()
 }
 

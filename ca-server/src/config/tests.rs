@@ -124,6 +124,11 @@ fn contradictions_are_found() {
     assert!(fault(&["--token-issuer=i"]).contains("jwks (--jwks): is needed"));
     let same = [NEEDED, &["--listen=127.0.0.1:1", "--monitoring=127.0.0.1:1"]].concat();
     assert!(fault(&same).contains("the same address"));
+    let beside = [NEEDED, &["--data=/d", "--key-encryption-key-file=/d/kek"]].concat();
+    assert!(fault(&beside).contains("key_encryption_key_file (--key-encryption-key-file): is in the data"));
+    let elsewhere = [NEEDED, &["--data=/d", "--key-encryption-key-file=/data/kek"]].concat();
+    let config = load_from(&elsewhere, None, &[]).unwrap();
+    assert_eq!(config.key_encryption_key_file, Some(PathBuf::from("/data/kek")));
     let long = format!("--admin-socket=/{}", "x".repeat(120));
     assert!(fault(&[NEEDED, &[long.as_str()]].concat()).contains("admin_socket"));
 }
