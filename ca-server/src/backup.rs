@@ -8,7 +8,7 @@
 //! log/                       segments, hashes, checkpoint and verifier key, up to one moment
 //! log-key.pem                as it is stored: sealed if it is sealed
 //! authorities/ID/            the authorities' files, as they are stored
-//! state.jsonl                the store's rows that nothing can make again ([`state`])
+//! state.jsonl                the store's rows that nothing can make again (`state`)
 //! MANIFEST.json              format, what the log holds, size and SHA-256 of each file; written last
 //! ```
 //!
@@ -52,7 +52,7 @@ const PIECE: usize = 64 * 1024;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// [`FORMAT`].
+    /// The backup's format.
     format: u32,
     /// Version of the program that made it.
     pub program: String,

@@ -8,6 +8,8 @@
 mod acknowledgements;
 #[path = "end_to_end/agent.rs"]
 mod agent;
+#[path = "end_to_end/backup.rs"]
+mod backup;
 #[path = "end_to_end/ca_files.rs"]
 mod ca_files;
 #[path = "end_to_end/contract.rs"]

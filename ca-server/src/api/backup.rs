@@ -27,7 +27,7 @@ use crate::issuance_log::{ActEntry, Entry};
 /// Frames that wait for a slow reader.
 const FRAMES: usize = 8;
 
-/// Answers with a backup as [`stream`](crate::backup::stream) has it.
+/// Answers with a backup as `backup::stream` has it.
 pub(super) async fn take(
     State(running): State<Arc<Running>>,
     ConnectInfo(peer): ConnectInfo<Peer>,

@@ -24,7 +24,7 @@ use crate::issuance_log::{
     ActEntry, AppendError, Entry, IssuanceLog, LogVerifier, OpenError, Options, SignError, SignedCheckpoint,
     VerifierKeyError, VerifyError, verify,
 };
-use crate::sealing::{SealError, Sealer};
+use crate::sealing::{KeyFileError, SealError, Sealer};
 use crate::store::{SledStore, Store, StoreError};
 use crate::trust::publisher::{self, PublishError};
 
@@ -85,6 +85,9 @@ pub enum RestoreError {
         #[source]
         source: SealError,
     },
+    /// A key cannot be sealed in its new place.
+    #[error(transparent)]
+    Key(#[from] KeyFileError),
     /// The log's public key cannot be read.
     #[error("reading the log's public key")]
     VerifierKey(#[from] VerifierKeyError),
@@ -227,6 +230,10 @@ impl VerifiedBackup {
                 let mut to = target.file(&file.name)?;
                 copy(&self.path, file, &mut to)?;
                 to.sync_all().map_err(failed("sync", &data.join(&file.name)))?;
+            }
+            if is_key(&file.name) {
+                // Reading seals what is plain.
+                folder.read_key(&file.name)?;
             }
         }
         let store: Arc<dyn Store> = Arc::new(SledStore::open(&folder.state_dir())?);

@@ -263,7 +263,9 @@ async fn sealed_keys_stay_sealed_and_plain_ones_are_sealed_on_the_way() {
     let data = server.path("sealed");
     let sealer = kek(&server, 1);
     VerifiedBackup::open(&plain).unwrap().restore(&data, sealer, from_unix(NOW)).await.unwrap();
-    assert!(is_sealed(&fs::read(data.join("log-key.pem")).unwrap()));
+    for key in ["log-key.pem", AUTHORITY] {
+        assert!(is_sealed(&fs::read(data.join(key)).unwrap()), "{key}");
+    }
 
     let sealed = Server::start(kek(&server, 1));
     let backup = sealed.backup("backup").await;
