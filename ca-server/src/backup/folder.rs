@@ -13,7 +13,7 @@ use signet_certs::digest::hex;
 use signet_service::files;
 
 use super::{BackupError, Destination, FORMAT, FileEntry, LogFacts, MANIFEST, Manifest, is_name};
-use crate::data_folder::{DataFolderError, LOG, check_empty};
+use crate::data_folder::{LOG, check_empty};
 use crate::issuance_log::{LogVerifier, verify_copy};
 
 /// How a new file is opened; a test has it opened elsewhere.
@@ -34,14 +34,14 @@ pub(super) struct NewFolder {
 
 impl NewFolder {
     /// Takes the folder `path`, which is empty or not there, mode 0700.
-    pub(super) fn create(path: &Path) -> Result<NewFolder, DataFolderError> {
+    pub(super) fn create(path: &Path) -> Result<NewFolder, BackupError> {
         check_empty(path)?;
         let made_itself = !path.exists();
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .map_err(|source| DataFolderError::Create { path: path.to_owned(), source })?;
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|source| BackupError::Io {
+            attempted: "make",
+            path: path.to_owned(),
+            source,
+        })?;
         Ok(NewFolder {
             path: path.to_owned(),
             made: BTreeSet::new(),

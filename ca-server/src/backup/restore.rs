@@ -222,6 +222,7 @@ impl VerifiedBackup {
         self.check_keys(&sealer)?;
         let backed_up = self.checkpoint()?;
 
+        data_folder::check_empty(data)?;
         let mut target = NewFolder::create(data)?;
         let folder = DataFolder::open_empty(data)?.sealed_by(sealer);
         target.adopt(&[LOCK_FILE, LOG, data_folder::STATE, VERSION_FILE]);

@@ -161,6 +161,9 @@ async fn nothing_is_overwritten_on_either_way() {
         BackupFolder::create(&backup).err().unwrap(),
         BackupError::Folder(DataFolderError::NotEmpty { .. })
     ));
+    // Not even root makes folders in /proc.
+    let error = BackupFolder::create(Path::new("/proc/backup")).err().unwrap();
+    assert_eq!(error.to_string(), "cannot make /proc/backup");
     let verified = VerifiedBackup::open(&backup).unwrap();
     let taken = server.path("taken");
     fs::create_dir(&taken).unwrap();
