@@ -3,10 +3,11 @@
 //!
 //! [`istio`] answers CreateCertificate, [`trust_watch`] pushes trust bundles, [`listener`] is the TLS port
 //! under both, [`admission`] what is taken at once. [`admin`] serves operators on a Unix socket,
-//! [`monitoring`] metrics and health.
+//! `backup` one verb of theirs, [`monitoring`] metrics and health.
 
 pub mod admin;
 pub mod admission;
+mod backup;
 pub mod entrance;
 pub mod headers;
 pub mod istio;

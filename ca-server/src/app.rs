@@ -41,6 +41,7 @@ use crate::health::Health;
 use crate::issuance_log::{self, IssuanceLog};
 use crate::issue::Issuance;
 use crate::metrics::Metrics;
+use crate::sealing::{KekError, Sealer};
 use crate::shutdown;
 use crate::store::{SledStore, Store, StoreError};
 use crate::trust;
@@ -68,6 +69,9 @@ pub enum AppError {
     /// The data folder cannot be used.
     #[error("opening the data folder")]
     DataFolder(#[from] DataFolderError),
+    /// The key that seals keys cannot be used.
+    #[error("preparing to seal keys")]
+    Kek(#[from] KekError),
     /// The store cannot be used.
     #[error("opening the store")]
     Store(#[from] StoreError),
@@ -169,12 +173,13 @@ pub async fn run(mut config: Config) -> Result<(), AppError> {
     domains.extend(config.token_issuers.iter().map(|issuer| issuer.trust_domain.clone()));
     let attestation = Attestation::new(std::mem::take(&mut config.token_issuers))?;
 
-    let folder = DataFolder::open(&config.data)?;
+    let sealer = Sealer::from_file(config.key_encryption_key_file.as_deref())?;
+    let folder = DataFolder::open(&config.data)?.sealed_by(sealer);
     let store: Arc<dyn Store> = Arc::new(SledStore::open(&folder.state_dir())?);
     let log = Arc::new(IssuanceLog::open(&folder, store.clone(), &issuance_log::Options::default())?);
     let metrics = Arc::new(Metrics::default());
 
-    let kept = Kept::new(folder.authorities_dir());
+    let kept = Kept::new(folder.path(), folder.sealer());
     let plugged = loader::read(&config.cacerts);
     let active = state::active(store.as_ref())?;
     let start =

@@ -30,6 +30,7 @@ const SINGLE: &[Setting] = &[
     setting("cacerts", "ROOT_CA_DIR", Some("./etc/cacerts"), "DIR", "Folder with ca-cert.pem ca-key.pem cert-chain.pem root-cert.pem, or tls.crt tls.key ca.crt; without any of them a self-signed CA is made in the data folder"),
     setting("issuing_intermediate", "SIGNET_ISSUING_INTERMEDIATE", Some("auto"), "auto|off", "A P-256 CA in memory under an RSA one whose path length allows it"),
     setting("data", "SIGNET_DATA", Some("/var/lib/signet"), "DIR", "Folder for the issuance log and the state"),
+    setting("key_encryption_key_file", "SIGNET_KEY_ENCRYPTION_KEY_FILE", None, "FILE", "Seal the keys in the data folder with this key: 32 bytes as hex, base64 or raw"),
     setting("listen", "SIGNET_LISTEN", Some("0.0.0.0:15012"), "ADDR", "Issuing port (TLS)"),
     setting("monitoring", "SIGNET_MONITORING", Some("0.0.0.0:15014"), "ADDR", "Metrics and health (HTTP)"),
     setting("admin_socket", "SIGNET_ADMIN_SOCKET", None, "PATH", "Unix socket for operators [default: admin.sock in the data folder]"),
@@ -74,6 +75,8 @@ pub struct Config {
     pub issuing_intermediate: Mode,
     /// The data folder.
     pub data: PathBuf,
+    /// The key that seals the keys in it.
+    pub key_encryption_key_file: Option<PathBuf>,
     /// The issuing port.
     pub listen: SocketAddr,
     /// Metrics and health.
@@ -186,6 +189,12 @@ fn check(values: &mut Values, files: impl FnOnce(&Named<'_>, &mut Values)) -> Op
         _ => Err(format!("must be auto or off, not {text:?}")),
     });
     let data = values.required("data").map(PathBuf::from);
+    let key_encryption_key_file = values.optional("key_encryption_key_file").map(PathBuf::from);
+    if let (Some(data), Some(key)) = (&data, &key_encryption_key_file)
+        && key.starts_with(data)
+    {
+        values.fault("key_encryption_key_file", "is in the data folder, whose thief would have it too");
+    }
     let listen = values.parsed("listen", address);
     let monitoring = values.parsed("monitoring", address);
     if listen.is_some() && listen == monitoring && listen.is_some_and(|address| address.port() != 0) {
@@ -216,6 +225,7 @@ fn check(values: &mut Values, files: impl FnOnce(&Named<'_>, &mut Values)) -> Op
     let named = Named {
         cacerts: cacerts.as_deref(),
         data: data.as_deref(),
+        key_encryption_key_file: key_encryption_key_file.as_deref(),
         serving: serving.as_ref(),
         trust_domain: trust_domain.as_ref(),
         token_issuers: &token_issuers,
@@ -227,6 +237,7 @@ fn check(values: &mut Values, files: impl FnOnce(&Named<'_>, &mut Values)) -> Op
         cacerts: cacerts?,
         issuing_intermediate: issuing_intermediate?,
         data: data?,
+        key_encryption_key_file,
         listen: listen?,
         monitoring: monitoring?,
         admin_socket: admin_socket?,

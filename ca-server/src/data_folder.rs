@@ -1,17 +1,37 @@
 //! The folder that holds what the CA must not lose, and the files in it.
 //!
 //! One server at a time owns a folder, by a lock that the kernel drops with the process. The folder's parts:
-//! `log/` (the issuance log), `state/` (the store), `authorities/` (the CA that is active), `log-key.pem` (the key that signs the log's checkpoints)
-//! and `VERSION` (of this layout). Files that are replaced as a whole are written by `write_file` here, so
-//! that a crash leaves the old bytes or the new ones and nothing between.
+//! `log/` (the issuance log), `state/` (the store), `log-key.pem` (the key that signs the log's checkpoints),
+//! `authorities/` (a copy of the CA that is active) and `VERSION` (of this layout). Keys are
+//! read and written by [`DataFolder::read_key`] and [`DataFolder::write_key`], which seal them if they are to
+//! be sealed. Files that are replaced as a whole leave the old bytes or the new ones after a crash.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{Access, AtFlags};
 use signet_service::files;
+use zeroize::Zeroizing;
+
+use crate::backup::MANIFEST;
+use crate::sealing::{KeyFileError, Sealer};
+
+/// The name of the issuance log's folder.
+pub(crate) const LOG: &str = "log";
+/// The name of the store's folder.
+pub(crate) const STATE: &str = "state";
+/// The name of the key that signs the log's checkpoints.
+pub const LOG_KEY: &str = "log-key.pem";
+/// The name of the folder with the authorities' files.
+pub const AUTHORITIES: &str = "authorities";
+/// The file that says which layout a folder has.
+pub(crate) const VERSION_FILE: &str = "VERSION";
+pub(crate) const LOCK_FILE: &str = "lock";
+/// What a new file system has in its root.
+const LOST_AND_FOUND: &str = "lost+found";
 
 /// The layout that this program writes, and the newest that it reads.
 const VERSION: u32 = 1;
@@ -22,6 +42,8 @@ pub struct DataFolder {
     path: PathBuf,
     /// Holds the lock; nothing else is ever done with it. A copied folder that no server ran in has none.
     _lock: Option<File>,
+    /// For the keys.
+    sealer: Arc<Sealer>,
 }
 
 /// Why a data folder cannot be used.
@@ -73,6 +95,12 @@ pub enum DataFolderError {
         /// The server's process id, or "unknown".
         pid: String,
     },
+    /// It is a backup.
+    #[error("{} is a backup: restore it into a data folder (ca-server restore)", path.display())]
+    Backup {
+        /// The folder.
+        path: PathBuf,
+    },
     /// Nothing says that this is a data folder.
     #[error("{} is not a data folder: it has no VERSION file", path.display())]
     NotADataFolder {
@@ -87,14 +115,67 @@ pub enum DataFolderError {
         /// What its VERSION file says.
         found: String,
     },
+    /// It was to be new.
+    #[error("{} is not empty (it has {found:?}): nothing there is overwritten", path.display())]
+    NotEmpty {
+        /// The folder.
+        path: PathBuf,
+        /// One of the things in it.
+        found: String,
+    },
 }
 
 impl DataFolder {
     /// Takes the folder `path` for a server, and makes it (mode 0700) if there is none.
     ///
     /// # Errors
-    /// It cannot be made or written, another server has it, or its layout is not known.
+    /// It cannot be made or written, another server has it, its layout is not known, or it is a backup.
     pub fn open(path: &Path) -> Result<DataFolder, DataFolderError> {
+        // A server there would begin without the state, and change what is to be kept.
+        if path.join(MANIFEST).exists() {
+            return Err(DataFolderError::Backup { path: path.to_owned() });
+        }
+        let folder = DataFolder::take(path)?;
+        let not_writable = |source| DataFolderError::NotWritable { path: path.to_owned(), source };
+        match check_version(path) {
+            Err(DataFolderError::NotADataFolder { .. }) if !folder.log_dir().exists() => {
+                folder.write_version()?;
+            }
+            checked => checked?,
+        }
+        DirBuilder::new().recursive(true).mode(0o700).create(folder.log_dir()).map_err(not_writable)?;
+        Ok(folder)
+    }
+
+    /// Takes the folder `path`, which is empty or not there, to be filled from a backup. Until
+    /// [`write_version`](DataFolder::write_version) no server takes it for a data folder.
+    ///
+    /// # Errors
+    /// It cannot be made or written, another process has it, or there is something in it.
+    pub(crate) fn open_empty(path: &Path) -> Result<DataFolder, DataFolderError> {
+        // Looked at before the lock, to leave no trace in a folder that is not ours, and again behind it.
+        check_empty(path)?;
+        let folder = DataFolder::take(path)?;
+        check_empty(path)?;
+        // A log without a VERSION is what `open` refuses.
+        DirBuilder::new()
+            .mode(0o700)
+            .create(folder.log_dir())
+            .map_err(|source| DataFolderError::NotWritable { path: path.to_owned(), source })?;
+        Ok(folder)
+    }
+
+    /// Says that the folder has this program's layout.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(crate) fn write_version(&self) -> Result<(), DataFolderError> {
+        files::write(&self.path.join(VERSION_FILE), format!("{VERSION}\n").as_bytes(), 0o644)
+            .map_err(|source| DataFolderError::NotWritable { path: self.path.clone(), source })
+    }
+
+    /// Makes the folder if there is none, and locks it.
+    fn take(path: &Path) -> Result<DataFolder, DataFolderError> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -108,7 +189,7 @@ impl DataFolder {
             .create(true)
             .truncate(false)
             .mode(0o600)
-            .open(path.join("lock"))
+            .open(path.join(LOCK_FILE))
             .map_err(not_writable)?;
         match lock.try_lock() {
             Ok(()) => {}
@@ -119,17 +200,7 @@ impl DataFolder {
         }
         lock.set_len(0).and_then(|()| lock.rewind()).map_err(not_writable)?;
         write!(lock, "{}", std::process::id()).map_err(not_writable)?;
-
-        let folder = DataFolder { path: path.to_owned(), _lock: Some(lock) };
-        match folder.check_version() {
-            Err(DataFolderError::NotADataFolder { .. }) if !folder.log_dir().exists() => {
-                files::write(&path.join("VERSION"), format!("{VERSION}\n").as_bytes(), 0o644)
-                    .map_err(not_writable)?;
-            }
-            checked => checked?,
-        }
-        DirBuilder::new().recursive(true).mode(0o700).create(folder.log_dir()).map_err(not_writable)?;
-        Ok(folder)
+        Ok(DataFolder { path: path.to_owned(), _lock: Some(lock), sealer: Arc::default() })
     }
 
     /// Takes the folder of a stopped server for reading. Creates nothing, and keeps a server from starting
@@ -139,7 +210,7 @@ impl DataFolder {
     /// A server runs in it, it is not a data folder, cannot be read, or its layout is not known.
     pub fn open_stopped(path: &Path) -> Result<DataFolder, DataFolderError> {
         let unreadable = |path: PathBuf| move |source| DataFolderError::Read { path: path.clone(), source };
-        let lock_path = path.join("lock");
+        let lock_path = path.join(LOCK_FILE);
         let lock = match File::open(&lock_path) {
             Ok(mut lock) => match lock.try_lock() {
                 Ok(()) => Some(lock),
@@ -151,9 +222,33 @@ impl DataFolder {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(source) => return Err(unreadable(lock_path)(source)),
         };
-        let folder = DataFolder { path: path.to_owned(), _lock: lock };
-        folder.check_version()?;
+        let folder = DataFolder { path: path.to_owned(), _lock: lock, sealer: Arc::default() };
+        check_version(path)?;
         Ok(folder)
+    }
+
+    /// The same folder, whose keys this sealer seals and opens.
+    #[must_use]
+    pub fn sealed_by(self, sealer: Sealer) -> DataFolder {
+        DataFolder { sealer: Arc::new(sealer), ..self }
+    }
+
+    /// The plain content of the key file `name`, such as [`LOG_KEY`]. One that is stored plain is sealed on
+    /// the way if keys are to be sealed.
+    ///
+    /// # Errors
+    /// It is not there (the file's error says so), cannot be read or opened, or cannot be sealed.
+    pub fn read_key(&self, name: &str) -> Result<Zeroizing<Vec<u8>>, KeyFileError> {
+        self.sealer.read_file(&self.path, name)
+    }
+
+    /// Stores the plain content of the key file `name`, whose folder must exist: sealed if keys are to be
+    /// sealed, mode 0600, atomically and durably.
+    ///
+    /// # Errors
+    /// It cannot be sealed or written; what was there before still is.
+    pub fn write_key(&self, name: &str, plain: &[u8]) -> Result<(), KeyFileError> {
+        self.sealer.write_file(&self.path, name, plain)
     }
 
     /// The folder itself.
@@ -163,47 +258,64 @@ impl DataFolder {
 
     /// The issuance log's folder: segments, hashes, checkpoint, verifier key.
     pub fn log_dir(&self) -> PathBuf {
-        self.path.join("log")
+        self.path.join(LOG)
     }
 
     /// The store's folder.
     pub fn state_dir(&self) -> PathBuf {
-        self.path.join("state")
+        self.path.join(STATE)
     }
 
-    /// The copies of authorities.
-    pub fn authorities_dir(&self) -> PathBuf {
-        authorities_dir(&self.path)
+    /// What seals and opens its keys.
+    pub fn sealer(&self) -> Arc<Sealer> {
+        self.sealer.clone()
     }
 
-    /// The key that signs the log's checkpoints: PEM, PKCS#8, mode 0600.
+    /// The key that signs the log's checkpoints: PKCS#8 in PEM, perhaps sealed, mode 0600.
     pub fn log_key_path(&self) -> PathBuf {
-        self.path.join("log-key.pem")
-    }
-
-    fn check_version(&self) -> Result<(), DataFolderError> {
-        let path = self.path.join("VERSION");
-        match fs::read_to_string(&path) {
-            Ok(text) if text.trim_end() == VERSION.to_string() => Ok(()),
-            Ok(text) => Err(DataFolderError::Version {
-                path: self.path.clone(),
-                found: text.trim_end().chars().take(40).collect(),
-            }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(DataFolderError::NotADataFolder { path: self.path.clone() })
-            }
-            Err(source) => Err(DataFolderError::Read { path, source }),
-        }
+        self.path.join(LOG_KEY)
     }
 }
 
-fn authorities_dir(path: &Path) -> PathBuf {
-    path.join("authorities")
+/// Whether the folder `path` says that it has a layout that is known here.
+///
+/// # Errors
+/// It does not.
+pub(crate) fn check_version(path: &Path) -> Result<(), DataFolderError> {
+    let file = path.join(VERSION_FILE);
+    match fs::read_to_string(&file) {
+        Ok(text) if text.trim_end() == VERSION.to_string() => Ok(()),
+        Ok(text) => Err(DataFolderError::Version {
+            path: path.to_owned(),
+            found: text.trim_end().chars().take(40).collect(),
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(DataFolderError::NotADataFolder { path: path.to_owned() })
+        }
+        Err(source) => Err(DataFolderError::Read { path: file, source }),
+    }
+}
+
+/// Whether a folder is not there or has nothing in it that is somebody's.
+pub(crate) fn check_empty(path: &Path) -> Result<(), DataFolderError> {
+    let unreadable = |source| DataFolderError::Read { path: path.to_owned(), source };
+    let entries = match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(unreadable)?,
+    };
+    for entry in entries {
+        let name = entry.map_err(unreadable)?.file_name();
+        if name != LOST_AND_FOUND && name != LOCK_FILE {
+            let found = name.to_string_lossy().into_owned();
+            return Err(DataFolderError::NotEmpty { path: path.to_owned(), found });
+        }
+    }
+    Ok(())
 }
 
 /// Whether a CA was active in the data folder at `path`, so that a server there starts with that one.
 pub fn has_authority(path: &Path) -> bool {
-    authorities_dir(path).is_dir()
+    path.join(AUTHORITIES).is_dir()
 }
 
 /// Whether a data folder at `path` could be made and written. Writes nothing.

@@ -17,7 +17,9 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::oneshot;
 
 pub use self::checkpoint::{CheckpointError, LogKeyError, LogVerifier, SignedCheckpoint, VerifierKeyError};
+pub use self::export::{ExportError, LogExport};
 pub use self::index::IndexError;
+pub(crate) use self::index::MARKER as INDEX_MARKER;
 pub use self::proof::{CheckError, Proof, ProveError, check_proof};
 pub use self::queue::Announced;
 pub use self::read::{Filter, IdentityFilter, Kind, LogReader, Page, ReadError};
@@ -25,6 +27,7 @@ pub use self::record::{ActEntry, CertificateEntry, Entry, EntryBody, EvidenceEnt
 pub use self::recover::OpenError;
 pub use self::segments::SegmentError;
 pub use self::signer::SignError;
+pub(crate) use self::verify::verify_copy;
 pub use self::verify::{VerifyError, VerifyReport, verify};
 pub use self::writer::AppendError;
 
@@ -39,6 +42,7 @@ use crate::store::Store;
 
 mod checkpoint;
 mod cursor;
+mod export;
 mod files;
 mod index;
 mod progress;
@@ -194,6 +198,19 @@ impl IssuanceLog {
             Err(Refusal::Full) => Err(SignError::Busy),
             Err(Refusal::Closed) => Err(SignError::Closed),
         }
+    }
+
+    /// What a copy of the log as it is now consists of, up to a checkpoint that is signed for it.
+    ///
+    /// # Errors
+    /// No checkpoint can be signed, or the log is damaged near its end.
+    pub async fn export(&self) -> Result<LogExport, ExportError> {
+        let checkpoint = self.checkpoint().await?;
+        let (dir, verifier) = (self.dir().to_owned(), self.verifier.clone());
+        let found = move || LogExport::of_checkpoint(&dir, &verifier, checkpoint);
+        tokio::task::spawn_blocking(found)
+            .await
+            .unwrap_or_else(|failed| Err(ExportError::Interrupted(failed)))
     }
 
     /// The checkpoint that was signed last.

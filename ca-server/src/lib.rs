@@ -4,12 +4,13 @@
 //! Start reading at [`issue`], the issuing sequence. [`api`] is the edge, [`attestation`] says who calls,
 //! [`policy`] what they may have, [`authority`] signs, [`issuance_log`] records, [`trust`] is what the mesh
 //! trusts. [`app`] puts the parts together, [`operator`] is the same program as a client of a running
-//! server.
+//! server, [`backup`] copies what must not be lost, [`sealing`] encrypts keys at rest.
 
 pub mod api;
 pub mod app;
 pub mod attestation;
 pub mod authority;
+pub mod backup;
 pub mod config;
 pub mod data_folder;
 pub mod health;
@@ -18,6 +19,7 @@ pub mod issue;
 pub mod metrics;
 pub mod operator;
 pub mod policy;
+pub mod sealing;
 pub mod shutdown;
 pub mod store;
 pub mod trust;

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
+use signet_ca_server::operator::backup::{self, BackupArgs, RestoreArgs};
 use signet_ca_server::operator::{self, AuthorityVerb, LogVerb, OperatorError, Target};
 use signet_ca_server::{app, config};
 
@@ -38,6 +39,18 @@ enum Verb {
         #[command(subcommand)]
         verb: LogVerb,
     },
+    /// Copy what cannot be made again (log, keys, state) into a folder, and verify the copy
+    Backup {
+        #[command(flatten)]
+        target: Target,
+        #[command(flatten)]
+        args: BackupArgs,
+    },
+    /// Verify a backup and put it into a new data folder
+    Restore {
+        #[command(flatten)]
+        args: RestoreArgs,
+    },
 }
 
 /// Filled from the table of settings.
@@ -69,6 +82,8 @@ fn main() -> ExitCode {
             ask(async { operator::authority(&target, verb).await.map(|()| true) })
         }
         Verb::Log { target, verb } => ask(async { operator::log(&target, verb).await.map(|()| true) }),
+        Verb::Backup { target, args } => ask(async { backup::backup(&target, args).await.map(|()| true) }),
+        Verb::Restore { args } => ask(async { backup::restore(args).await.map(|()| true) }),
     }
 }
 

@@ -1,9 +1,10 @@
 //! The operator's verbs: a thin client of a running server's admin socket, and of a stopped server's
 //! folder where that can answer too. Tables for people, `-o json` for programs.
 //!
-//! Exit codes: 0 done, 1 the answer is no (not ready, the log does not verify, no such thing), 2 it could
-//! not be asked.
+//! Exit codes: 0 done, 1 the answer is no (not ready, the log or a backup does not verify, no such thing), 2 it
+//! could not be asked or done.
 
+pub mod backup;
 pub mod query;
 
 mod client;
@@ -21,8 +22,10 @@ use thiserror::Error;
 use self::client::{Client, ClientError};
 use self::query::RecordQuery;
 use crate::api::admin::page_json;
+use crate::backup::{BackupError, RestoreError};
 use crate::data_folder::{DataFolder, DataFolderError};
 use crate::issuance_log::{self, LogReader, LogVerifier};
+use crate::sealing::KekError;
 
 /// Where to ask, and how to print.
 #[derive(Debug, Clone, Args)]
@@ -123,6 +126,15 @@ pub enum OperatorError {
     /// A proof that the server gave proves nothing.
     #[error("the server's proof does not hold")]
     Proof(#[from] issuance_log::CheckError),
+    /// There is no backup.
+    #[error("taking a backup")]
+    Backup(#[from] BackupError),
+    /// The backup is not restored.
+    #[error("restoring a backup")]
+    Restore(#[from] RestoreError),
+    /// The key that keys are sealed with cannot be used.
+    #[error("preparing to open sealed keys")]
+    Kek(#[from] KekError),
     /// A flag's value is no good.
     #[error("{0}")]
     Flag(String),
@@ -142,6 +154,7 @@ impl OperatorError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Client(ClientError::Refused { .. }) | Self::Verify(_) | Self::Proof(_) => 1,
+            Self::Restore(error) if error.is_of_the_backup() => 1,
             _ => 2,
         }
     }
@@ -150,7 +163,7 @@ impl OperatorError {
 /// `status`; answers whether the server is ready.
 pub async fn status(target: &Target) -> Result<bool, OperatorError> {
     let status = Client::new(&target.admin_socket).get("/v1/status").await?;
-    print(target, &status, show::status)?;
+    print(target.output, &status, show::status)?;
     Ok(status["ready"] == json!(true))
 }
 
@@ -158,10 +171,10 @@ pub async fn status(target: &Target) -> Result<bool, OperatorError> {
 pub async fn authority(target: &Target, verb: AuthorityVerb) -> Result<(), OperatorError> {
     let client = Client::new(&target.admin_socket);
     match verb {
-        AuthorityVerb::List => print(target, &client.get("/v1/authorities").await?, show::authorities),
+        AuthorityVerb::List => print(target.output, &client.get("/v1/authorities").await?, show::authorities),
         AuthorityVerb::Show { id } => {
             let path = format!("/v1/authorities/{}", client::escaped(&id));
-            print(target, &client.get(&path).await?, show::authority)
+            print(target.output, &client.get(&path).await?, show::authority)
         }
     }
 }
@@ -201,7 +214,7 @@ pub async fn log(target: &Target, verb: LogVerb) -> Result<(), OperatorError> {
                     serde_json::to_value(report).map_err(OperatorError::Answer)?
                 }
             };
-            print(target, &report, show::verified)
+            print(target.output, &report, show::verified)
         }
         LogVerb::Prove { serial } => {
             let path = format!("/v1/log/proof/{}", client::escaped(&serial));
@@ -213,11 +226,11 @@ pub async fn log(target: &Target, verb: LogVerb) -> Result<(), OperatorError> {
             let record = issuance_log::check_proof(&proof, &LogVerifier::parse(vkey)?)?;
             let record = serde_json::to_value(record).map_err(OperatorError::Answer)?;
             let shown = json!({ "proof": answer["proof"], "vkey": vkey, "record": record });
-            print(target, &shown, show::proof)
+            print(target.output, &shown, show::proof)
         }
         LogVerb::Checkpoint => {
             let answer = client.get("/v1/log/checkpoint").await?;
-            print(target, &answer, |answer, out| {
+            print(target.output, &answer, |answer, out| {
                 out.write_all(answer["checkpoint"].as_str().unwrap_or_default().as_bytes())
             })
         }
@@ -251,12 +264,12 @@ async fn list(
 }
 
 fn print(
-    target: &Target,
+    output: Output,
     value: &Value,
     table: impl FnOnce(&Value, &mut dyn Write) -> io::Result<()>,
 ) -> Result<(), OperatorError> {
     let mut out = io::stdout().lock();
-    match target.output {
+    match output {
         Output::Table => table(value, &mut out)?,
         Output::Json => writeln!(out, "{value:#}")?,
     }

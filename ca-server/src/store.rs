@@ -29,6 +29,12 @@ pub enum Table {
     ByIdentity = 4,
 }
 
+impl Table {
+    /// Those that nothing can make again, each with its name in a backup.
+    pub(crate) const KEPT: [(Table, &str); 3] =
+        [(Table::Meta, "meta"), (Table::Authorities, "authorities"), (Table::Consumers, "consumers")];
+}
+
 /// A row: its key without the table, and its value.
 pub type Row = (Vec<u8>, Vec<u8>);
 
@@ -105,6 +111,16 @@ pub enum StoreError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A later program wrote it.
+    #[error("the store in {} has format {found}; this program knows {known}: run the program that wrote it or a later one", path.display())]
+    Version {
+        /// The store's folder.
+        path: PathBuf,
+        /// Its format.
+        found: String,
+        /// The format that is known here.
+        known: u32,
+    },
     /// A read failed.
     #[error("cannot read from the store")]
     Read(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -179,6 +195,33 @@ mod tests {
         let store = SledStore::open(folder.path()).unwrap();
         assert_eq!(store.read(Table::Meta, b"ab").unwrap().as_deref(), Some(&b"second"[..]));
         assert_eq!(store.read(Table::Meta, b"a").unwrap(), None);
+    }
+
+    #[test]
+    fn a_store_of_a_later_format_is_refused_and_one_without_a_number_is_the_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let marked = |number: Option<&[u8]>| {
+            let db = sled_db(folder.path());
+            let before = match number {
+                Some(number) => db.insert(sled::FORMAT_KEY, number).unwrap(),
+                None => db.remove(sled::FORMAT_KEY).unwrap(),
+            };
+            db.flush().unwrap();
+            before.map(|before| before.to_vec())
+        };
+        drop(SledStore::open(folder.path()).unwrap());
+        assert_eq!(marked(None).as_deref(), Some(&b"1"[..]), "a new store says its format");
+        drop(SledStore::open(folder.path()).unwrap());
+        assert_eq!(marked(Some(b"2")).as_deref(), Some(&b"1"[..]), "and so does one that did not");
+        let error = SledStore::open(folder.path()).err().unwrap();
+        assert!(matches!(error, StoreError::Version { .. }), "{error:?}");
+        assert!(error.to_string().contains("has format 2; this program knows 1"), "{error}");
+        assert_eq!(marked(Some(b"1")).as_deref(), Some(&b"2"[..]));
+        SledStore::open(folder.path()).unwrap();
+    }
+
+    fn sled_db(path: &std::path::Path) -> ::sled::Db {
+        ::sled::open(path).unwrap()
     }
 
     #[test]

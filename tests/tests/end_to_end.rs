@@ -10,6 +10,8 @@ mod acknowledgements;
 mod agent;
 #[path = "end_to_end/authorities.rs"]
 mod authorities;
+#[path = "end_to_end/backup.rs"]
+mod backup;
 #[path = "end_to_end/ca_files.rs"]
 mod ca_files;
 #[path = "end_to_end/contract.rs"]

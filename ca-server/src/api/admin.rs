@@ -39,9 +39,9 @@ const MAX_FACTS: usize = 100_000;
 /// Who is at the other end, as the kernel says.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer {
-    uid: u32,
-    gid: u32,
-    pid: Option<i32>,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+    pub(super) pid: Option<i32>,
 }
 
 /// Takes the socket's path: a stale file is replaced, a live server's is refused.
@@ -79,6 +79,7 @@ pub fn service(
         .route("/v1/log/checkpoint", get(checkpoint))
         .route("/v1/log/verify", post(verify))
         .route("/v1/log/proof/{serial}", get(prove))
+        .route("/v1/backup", post(super::backup::take))
         .layer(middleware::from_fn_with_state(running.config.admin_group, only_operators))
         .with_state(running)
         .into_make_service_with_connect_info::<Peer>()
@@ -130,7 +131,7 @@ struct Failure {
     error: String,
 }
 
-fn failure(code: StatusCode, error: String) -> Response {
+pub(super) fn failure(code: StatusCode, error: String) -> Response {
     (code, Json(Failure { error })).into_response()
 }
 
@@ -172,8 +173,10 @@ async fn status(State(running): State<Arc<Running>>) -> Response {
     let trust = running.publisher.current();
     let log = running.issuance.log.stats();
     let keys = running.issuance.attestation.key_sets();
-    let consumers = match facts(&running).await {
-        Ok(facts) => facts.len(),
+    let consumers = running.consumers.clone();
+    let consumers = match blocking(move || consumers.count()).await {
+        Ok(Ok(count)) => count,
+        Ok(Err(error)) => return internal(&error),
         Err(response) => return response,
     };
     Json(json!({

@@ -9,37 +9,44 @@ use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use signet_certs::cacerts::{CA_CERT, CA_CRL, CA_KEY, CERT_CHAIN, Cacerts, ROOT_CERT};
 use signet_certs::chain::Certificate;
 use signet_certs::digest::{hex, sha256};
 use signet_service::files;
+use signet_service::logging::with_causes;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
 use super::loader::{self, LoadError};
+use crate::data_folder::AUTHORITIES;
+use crate::sealing::{SealError, Sealer};
 
 /// A copy could not be written or removed.
 #[derive(Debug, Error)]
-#[error("keeping the authority's files in {}", path.display())]
-pub struct KeepError {
-    /// Which file or folder.
-    path: PathBuf,
-    #[source]
-    source: io::Error,
+pub enum KeepError {
+    /// The disk refused.
+    #[error("keeping the authority's files in {}", .0.display())]
+    Disk(PathBuf, #[source] io::Error),
+    /// The key could not be sealed.
+    #[error("keeping the authority's key")]
+    Seal(#[from] SealError),
 }
 
-/// The folder of copies.
+/// The copies of a data folder.
 #[derive(Debug, Clone)]
 pub struct Kept {
+    data: PathBuf,
     path: PathBuf,
+    sealer: Arc<Sealer>,
 }
 
 impl Kept {
-    /// In this folder, which is made with the first copy.
-    pub fn new(path: PathBuf) -> Self {
-        Self { path }
+    /// In the data folder `data`; their folder is made with the first copy. Keys are stored as `sealer` has it.
+    pub fn new(data: &Path, sealer: Arc<Sealer>) -> Self {
+        Self { data: data.to_owned(), path: data.join(AUTHORITIES), sealer }
     }
 
     /// Where a copy is.
@@ -69,13 +76,16 @@ impl Kept {
         }
         let failed = |path: &Path| {
             let path = path.to_owned();
-            move |source| KeepError { path, source }
+            move |error| KeepError::Disk(path, error)
         };
         DirBuilder::new().recursive(true).mode(0o700).create(&self.path).map_err(failed(&self.path))?;
         let new = self.path(".new");
         remove_if_there(&new).map_err(failed(&new))?;
         DirBuilder::new().mode(0o700).create(&new).map_err(failed(&new))?;
         for (file, mode, content) in parts {
+            let sealed =
+                if file == CA_KEY { Some(self.sealer.seal(&key_name(&name), content)?) } else { None };
+            let content = sealed.as_ref().map_or(content, |sealed| sealed.as_slice());
             let file = new.join(file);
             files::write(&file, content, mode).map_err(failed(&file))?;
         }
@@ -85,14 +95,19 @@ impl Kept {
         Ok(name)
     }
 
-    /// Reads a copy and judges it at `now`.
+    /// Reads a copy and judges it at `now`. A key that is stored plain is sealed on the way, if keys are to be.
     pub fn read(&self, name: &str, now: SystemTime) -> Result<Cacerts, LoadError> {
-        loader::load(&self.path(name), now)
+        let mut folder = loader::read(&self.path(name));
+        if folder.get(CA_KEY).is_some_and(Result::is_ok) {
+            let key = self.sealer.read_file(&self.data, &key_name(name));
+            folder.insert(CA_KEY, key.map_err(|error| with_causes(&error)));
+        }
+        Cacerts::read(&folder, now).map_err(|faults| LoadError { folder: self.path(name), faults })
     }
 
     /// Removes every copy but this one: keys that sign nothing more are not left lying about.
     pub fn remove_all_but(&self, name: &str) -> Result<(), KeepError> {
-        let failed = |path: PathBuf| move |source| KeepError { path, source };
+        let failed = |path: PathBuf| move |error| KeepError::Disk(path, error);
         let entries = match fs::read_dir(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             entries => entries.map_err(failed(self.path.clone()))?,
@@ -105,6 +120,11 @@ impl Kept {
         }
         Ok(())
     }
+}
+
+/// A copy's key file, as the data folder calls it: the seal is bound to that name.
+fn key_name(copy: &str) -> String {
+    format!("{AUTHORITIES}/{copy}/{CA_KEY}")
 }
 
 /// The key's identifier, for people, and a digest of everything in the copy.
@@ -135,7 +155,7 @@ mod tests {
     #[test]
     fn a_copy_reads_back_as_it_was_and_its_key_is_ours_alone() {
         let folder = tempfile::tempdir().unwrap();
-        let kept = Kept::new(folder.path().join("authorities"));
+        let kept = Kept::new(folder.path(), Arc::default());
         let cacerts = cacerts(YEAR);
         let name = kept.write(&cacerts).unwrap();
         let read = kept.read(&name, now()).unwrap();
@@ -147,15 +167,37 @@ mod tests {
     }
 
     #[test]
+    fn with_a_key_encryption_key_the_copy_s_key_is_sealed_and_a_plain_one_is_sealed_when_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let kek = folder.path().join("kek");
+        files::write(&kek, &[7; 32], 0o600).unwrap();
+        let sealed = Kept::new(folder.path(), Arc::new(Sealer::from_file(Some(&kek)).unwrap()));
+        let plain = Kept::new(folder.path(), Arc::default());
+        let (a, b) = (cacerts(YEAR), cacerts(YEAR));
+        let is_sealed =
+            |name: &str| crate::sealing::is_sealed(&fs::read(sealed.path(name).join(CA_KEY)).unwrap());
+        let name = sealed.write(&a).unwrap();
+        assert!(is_sealed(&name));
+        assert_eq!(sealed.read(&name, now()).unwrap().ca.key.spki(), a.ca.key.spki());
+        let refused = plain.read(&name, now()).unwrap_err().to_string();
+        assert!(refused.contains("ca-key.pem") && refused.contains("sealed"), "{refused}");
+        let name = plain.write(&b).unwrap();
+        assert!(!is_sealed(&name));
+        sealed.read(&name, now()).unwrap();
+        assert!(is_sealed(&name));
+        sealed.read(&name, now()).unwrap();
+    }
+
+    #[test]
     fn a_copy_is_written_once_and_others_go() {
         let folder = tempfile::tempdir().unwrap();
-        let kept = Kept::new(folder.path().to_owned());
+        let kept = Kept::new(folder.path(), Arc::default());
         let (a, b) = (cacerts(YEAR), cacerts(YEAR));
         let (first, second) = (kept.write(&a).unwrap(), kept.write(&b).unwrap());
         assert_eq!(kept.write(&a).unwrap(), first);
         fs::create_dir(kept.path(".new")).unwrap();
         kept.remove_all_but(&second).unwrap();
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(kept.path("")).unwrap().count(), 1);
         assert!(kept.read(&first, now()).is_err() && kept.read(&second, now()).is_ok());
         // A crash in the middle of writing leaves a folder of another name.
         fs::create_dir(kept.path(".new")).unwrap();
@@ -167,7 +209,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
-        let error = Kept::new(file.clone()).write(&cacerts(YEAR)).unwrap_err();
+        let error = Kept::new(&file, Arc::default()).write(&cacerts(YEAR)).unwrap_err();
         assert!(error.to_string().contains("file"), "{error}");
         assert!(std::error::Error::source(&error).is_some());
     }

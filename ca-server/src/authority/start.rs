@@ -161,7 +161,7 @@ mod tests {
     impl Home {
         fn new() -> Home {
             let folder = tempfile::tempdir().unwrap();
-            let kept = Kept::new(folder.path().join("authorities"));
+            let kept = Kept::new(folder.path(), Arc::default());
             Home { folder, kept, store: MemoryStore::default() }
         }
 
@@ -190,7 +190,7 @@ mod tests {
     /// A plugged-in folder with this CA.
     fn plugged(cacerts: &Cacerts) -> Folder {
         let place = tempfile::tempdir().unwrap();
-        let kept = Kept::new(place.path().to_owned());
+        let kept = Kept::new(place.path(), Arc::default());
         let copy = kept.path(&kept.write(cacerts).unwrap());
         let mut folder = Folder::new();
         for name in NAMES {

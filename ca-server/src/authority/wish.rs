@@ -143,7 +143,7 @@ mod tests {
 
     fn folder(cacerts: &Cacerts) -> Folder {
         let place = tempfile::tempdir().unwrap();
-        let kept = Kept::new(place.path().to_owned());
+        let kept = Kept::new(place.path(), Arc::default());
         let copy = kept.path(&kept.write(cacerts).unwrap());
         let mut folder = Folder::new();
         for name in NAMES {

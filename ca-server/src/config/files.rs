@@ -14,11 +14,13 @@ use super::Serving;
 use crate::attestation::{Attestation, TokenIssuer};
 use crate::authority::{loader, rehearsal};
 use crate::data_folder;
+use crate::sealing::Sealer;
 
 /// What could be read of the configuration; what could not is a fault already.
 pub(super) struct Named<'a> {
     pub(super) cacerts: Option<&'a Path>,
     pub(super) data: Option<&'a Path>,
+    pub(super) key_encryption_key_file: Option<&'a Path>,
     pub(super) serving: Option<&'a Serving>,
     pub(super) trust_domain: Option<&'a TrustDomain>,
     /// Each with its key.
@@ -31,6 +33,9 @@ pub(super) fn examine(named: &Named<'_>, starts: bool, values: &mut Values) {
         if let Err(error) = Attestation::try_keys(issuer) {
             values.fault(key, with_causes(&error));
         }
+    }
+    if let Err(error) = Sealer::from_file(named.key_encryption_key_file) {
+        values.fault("key_encryption_key_file", with_causes(&error));
     }
     if let Some(data) = named.data
         && let Err(error) = data_folder::check_writable(data)

@@ -130,6 +130,11 @@ fn contradictions_are_found() {
     let hidden = [NEEDED, &["--data=/d", "--admin-group=7"]].concat();
     assert!(fault(&hidden).contains("admin_group (--admin-group): needs an admin_socket outside"));
     assert!(load_from(&[&hidden[..], &["--admin-socket=/run/s"]].concat(), None, &[]).is_ok());
+    let beside = [NEEDED, &["--data=/d", "--key-encryption-key-file=/d/kek"]].concat();
+    assert!(fault(&beside).contains("key_encryption_key_file (--key-encryption-key-file): is in the data"));
+    let elsewhere = [NEEDED, &["--data=/d", "--key-encryption-key-file=/data/kek"]].concat();
+    let config = load_from(&elsewhere, None, &[]).unwrap();
+    assert_eq!(config.key_encryption_key_file, Some(PathBuf::from("/data/kek")));
     let long = format!("--admin-socket=/{}", "x".repeat(120));
     assert!(fault(&[NEEDED, &[long.as_str()]].concat()).contains("admin_socket"));
 }

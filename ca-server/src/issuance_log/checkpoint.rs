@@ -16,7 +16,6 @@ use ring::signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey};
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use rustls_pki_types::pem::PemObject;
 use signed_note::{Note, Signature, Verifier, VerifierList, key_id};
-use signet_service::files;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tlog_tiles::{Checkpoint as CheckpointText, Hash};
@@ -26,6 +25,8 @@ use signet_certs::digest::hex;
 
 use super::record::format_time;
 use super::tree::TreeHead;
+use crate::data_folder::{DataFolder, LOG_KEY};
+use crate::sealing::KeyFileError;
 
 /// How a signed note says that a key is Ed25519.
 const ALGORITHM_ED25519: u8 = 1;
@@ -48,15 +49,9 @@ pub enum LogKeyError {
         /// The log's folder.
         log_dir: PathBuf,
     },
-    /// It cannot be read.
-    #[error("cannot read the log's key {}", path.display())]
-    Read {
-        /// The key's file.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
+    /// Its file cannot be read, opened or written.
+    #[error(transparent)]
+    File(#[from] KeyFileError),
     /// It is not an Ed25519 key in PKCS#8 PEM.
     #[error("the log's key {} is damaged: it is no Ed25519 key in PKCS#8 PEM; put the right one back", path.display())]
     Damaged {
@@ -71,15 +66,9 @@ pub enum LogKeyError {
         /// The log's folder.
         log_dir: PathBuf,
     },
-    /// A new key could not be made or stored.
-    #[error("cannot make the log's key {}", path.display())]
-    Create {
-        /// Where it should go.
-        path: PathBuf,
-        /// Why not.
-        #[source]
-        source: io::Error,
-    },
+    /// A new key could not be made.
+    #[error("there are no random numbers to make the log's key of")]
+    Random,
 }
 
 /// The key that signs checkpoints.
@@ -95,14 +84,12 @@ impl fmt::Debug for LogKey {
 }
 
 impl LogKey {
-    /// Makes a key and stores it in `path`.
+    /// Makes a key and stores it in its place in `folder`.
     ///
     /// # Errors
     /// There is no randomness, or the file cannot be written.
-    pub(super) fn create(path: &Path) -> Result<LogKey, LogKeyError> {
-        let failed = |source| LogKeyError::Create { path: path.to_owned(), source };
-        let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new())
-            .map_err(|_| failed(io::Error::other("no randomness")))?;
+    pub(super) fn create(folder: &DataFolder) -> Result<LogKey, LogKeyError> {
+        let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).map_err(|_| LogKeyError::Random)?;
         let base64 = Zeroizing::new(BASE64.encode(pkcs8.as_ref()));
         let mut pem = Zeroizing::new(String::from("-----BEGIN PRIVATE KEY-----\n"));
         for line in base64.as_bytes().chunks(64) {
@@ -110,18 +97,17 @@ impl LogKey {
             pem.push('\n');
         }
         pem.push_str("-----END PRIVATE KEY-----\n");
-        files::write(path, pem.as_bytes(), 0o600).map_err(failed)?;
-        LogKey::load(path)
+        folder.write_key(LOG_KEY, pem.as_bytes())?;
+        LogKey::load(folder)
     }
 
-    /// Reads the key in `path`.
+    /// Reads the key of `folder`.
     ///
     /// # Errors
-    /// It is not there (the file's error says so), cannot be read, or is damaged.
-    pub(super) fn load(path: &Path) -> Result<LogKey, LogKeyError> {
-        let pem = fs::read(path).map_err(|source| LogKeyError::Read { path: path.to_owned(), source })?;
-        let pem = Zeroizing::new(pem);
-        let damaged = || LogKeyError::Damaged { path: path.to_owned() };
+    /// It is not there (the file's error says so), cannot be read or opened, or is damaged.
+    pub(super) fn load(folder: &DataFolder) -> Result<LogKey, LogKeyError> {
+        let pem = folder.read_key(LOG_KEY)?;
+        let damaged = || LogKeyError::Damaged { path: folder.log_key_path() };
         let der = PrivatePkcs8KeyDer::from_pem_slice(&pem).map_err(|_| damaged())?;
         let pair = Ed25519KeyPair::from_pkcs8(der.secret_pkcs8_der()).map_err(|_| damaged())?;
         let public_key = pair.public_key().as_ref().try_into().map_err(|_| damaged())?;
@@ -326,8 +312,12 @@ mod tests {
 
     fn key() -> (tempfile::TempDir, LogKey) {
         let folder = tempfile::tempdir().unwrap();
-        let key = LogKey::create(&folder.path().join("log-key.pem")).unwrap();
+        let key = LogKey::create(&data(&folder)).unwrap();
         (folder, key)
+    }
+
+    fn data(folder: &tempfile::TempDir) -> DataFolder {
+        DataFolder::open(folder.path()).unwrap()
     }
 
     const HEAD: TreeHead = TreeHead { size: 5, root: Hash([7; 32]) };
@@ -337,7 +327,7 @@ mod tests {
         let (folder, key) = key();
         let path = folder.path().join("log-key.pem");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        let again = LogKey::load(&path).unwrap();
+        let again = LogKey::load(&data(&folder)).unwrap();
         assert_eq!(again.verifier(), key.verifier());
         assert_eq!(format!("{key:?}"), format!("LogKey({}, (private key))", key.verifier().origin()));
     }
@@ -417,10 +407,10 @@ mod tests {
     #[test]
     fn a_damaged_key_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("log-key.pem");
+        let path = data(&folder).log_key_path();
         for bytes in [&b""[..], b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"] {
             fs::write(&path, bytes).unwrap();
-            assert!(matches!(LogKey::load(&path), Err(LogKeyError::Damaged { .. })));
+            assert!(matches!(LogKey::load(&data(&folder)), Err(LogKeyError::Damaged { .. })));
         }
     }
 }

@@ -12,7 +12,7 @@ use prost::Message;
 
 use signet_certs::digest::hex;
 
-use super::record::Place;
+use super::record::{LAYOUT, Place};
 use super::segments::{
     FRAME_HEADER, FrameHeader, HEADER, MAX_BODY, SegmentError, list, open_segment, segment_path,
 };
@@ -135,6 +135,11 @@ impl Cursor {
             return Err(self.damaged(expected, found));
         }
         match Place::decode(&self.body[..]) {
+            Ok(place) if place.layout > LAYOUT => {
+                let what = format!("a record {}", self.index);
+                let found = place.layout;
+                return Err(SegmentError::Layout { path: self.path(), what, found, known: LAYOUT });
+            }
             Ok(place) if place.log_id == self.log_id && place.index == self.index => {}
             Ok(place) => {
                 let expected = format!("record {} of log {}", self.index, hex(&self.log_id));

@@ -22,7 +22,7 @@ use super::segments::SegmentError;
 use crate::store::{Batch, Store, StoreError, Table};
 
 /// Row of [`Table::Meta`]: log id, then how many records the index has seen (u64 BE).
-const MARKER: &[u8] = b"log-index";
+pub(crate) const MARKER: &[u8] = b"log-index";
 
 /// Between two looks at the log: how far the index may lag behind.
 const PAUSE: Duration = Duration::from_millis(20);

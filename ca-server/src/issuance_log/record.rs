@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 /// The layout of the records that we write, and the newest that we read.
-const LAYOUT: u32 = 1;
+pub(super) const LAYOUT: u32 = 1;
 
 /// Something to be recorded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -284,7 +284,7 @@ impl Record {
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Place {
     #[prost(uint32, tag = "1")]
-    layout: u32,
+    pub(super) layout: u32,
     #[prost(bytes = "vec", tag = "2")]
     pub(super) log_id: Vec<u8>,
     #[prost(uint64, tag = "3")]
@@ -339,7 +339,7 @@ pub(super) fn from_seconds(seconds: i64) -> SystemTime {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
@@ -348,7 +348,7 @@ pub(super) mod tests {
     }
 
     /// The certificate number `n` of a made-up log; serials and instances differ, identities repeat.
-    pub(in crate::issuance_log) fn certificate(n: u64) -> Entry {
+    pub(crate) fn certificate(n: u64) -> Entry {
         let mut serial = vec![0x40; 16];
         serial[8..].copy_from_slice(&n.to_be_bytes());
         let issued = UNIX_EPOCH + Duration::from_secs(1_790_000_000 + n);

@@ -148,7 +148,7 @@ fn failed(attempted: &'static str, path: PathBuf) -> impl Fn(io::Error) -> OpenE
 fn open_key(folder: &DataFolder, dir: &Path) -> Result<LogKey, OpenError> {
     let path = folder.log_key_path();
     if path.exists() {
-        return Ok(LogKey::load(&path)?);
+        return Ok(LogKey::load(folder)?);
     }
     let log_exists = vkey_path(dir).exists()
         || checkpoint_path(dir).exists()
@@ -157,7 +157,7 @@ fn open_key(folder: &DataFolder, dir: &Path) -> Result<LogKey, OpenError> {
     if log_exists {
         return Err(LogKeyError::Missing { path, log_dir: dir.to_owned() }.into());
     }
-    Ok(LogKey::create(&path)?)
+    Ok(LogKey::create(folder)?)
 }
 
 fn open_vkey(

@@ -24,7 +24,9 @@ pub(super) const HEADER: usize = 76;
 
 const MAGIC: [u8; 8] = *b"signetlg";
 
-/// The version of headers and frames; records have a version of their own.
+/// The version of headers and frames; records have a version of their own. Every layout keeps a header of
+/// this length with the magic, its number and the checksum where they are, so that a program knows a later
+/// one from damage.
 const LAYOUT: u32 = 1;
 
 /// What is wrong with the log's files.
@@ -63,6 +65,29 @@ pub enum SegmentError {
         /// The first record that is missing.
         index: u64,
     },
+    /// A later program wrote it.
+    #[error(
+        "{} has {what} of layout {found}; this program knows {known}: run the program that wrote it or a later one",
+        path.display()
+    )]
+    Layout {
+        /// The file.
+        path: PathBuf,
+        /// What has that layout.
+        what: String,
+        /// Its layout.
+        found: u32,
+        /// The newest layout that can be read here.
+        known: u32,
+    },
+}
+
+/// What the first bytes of a segment are instead of a header.
+enum NoHeader {
+    /// Of a later layout, and whole.
+    Layout(u32),
+    /// What was expected, and what was found.
+    Damaged(String, String),
 }
 
 /// The first bytes of a segment.
@@ -90,14 +115,14 @@ impl Header {
         bytes
     }
 
-    /// Or what was expected, and what was found.
-    fn decode(bytes: &[u8; HEADER]) -> Result<Header, (String, String)> {
+    fn decode(bytes: &[u8; HEADER]) -> Result<Header, NoHeader> {
         let checksum = crc32fast::hash(&bytes[..72]).to_le_bytes();
         if bytes[..8] != MAGIC || bytes[72..] != checksum {
-            return Err(("a segment header".to_owned(), hex(&bytes[..12])));
+            return Err(NoHeader::Damaged("a segment header".to_owned(), hex(&bytes[..12])));
         }
-        if bytes[8..12] != LAYOUT.to_le_bytes() {
-            return Err((format!("segment layout {LAYOUT}"), hex(&bytes[8..12])));
+        let layout = u32::from_le_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]);
+        if layout != LAYOUT {
+            return Err(NoHeader::Layout(layout));
         }
         let mut log_id = [0; 32];
         log_id.copy_from_slice(&bytes[12..44]);
@@ -193,13 +218,13 @@ fn list_all(dir: &Path) -> Result<Vec<u64>, SegmentError> {
     Ok(firsts)
 }
 
-/// Whether a segment has a good header, or anything behind one.
+/// Whether a segment has a good header, of whatever layout, or anything behind one.
 fn is_begun(path: &Path) -> Result<bool, SegmentError> {
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|file| file.take(HEADER as u64 + 1).read_to_end(&mut bytes));
     read.map_err(|source| SegmentError::Io { attempted: "read", path: path.to_owned(), source })?;
     Ok(match <[u8; HEADER]>::try_from(&bytes[..]) {
-        Ok(header) => Header::decode(&header).is_ok(),
+        Ok(header) => !matches!(Header::decode(&header), Err(NoHeader::Damaged(..))),
         Err(_) => bytes.len() > HEADER,
     })
 }
@@ -222,7 +247,7 @@ pub(super) fn open_segment(
             opened.map_err(|source| SegmentError::Io { attempted: "open", path: path.clone(), source })?
         }
     };
-    let damaged = |(expected, found)| SegmentError::Damaged {
+    let damaged = |expected, found| SegmentError::Damaged {
         path: path.clone(),
         offset: 0,
         index: first,
@@ -232,17 +257,23 @@ pub(super) fn open_segment(
     let mut bytes = [0; HEADER];
     match file.read_exact(&mut bytes) {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            return Err(damaged((format!("{HEADER} bytes of header"), "the end of the file".to_owned())));
+            return Err(damaged(format!("{HEADER} bytes of header"), "the end of the file".to_owned()));
         }
         read => read.map_err(|source| SegmentError::Io { attempted: "read", path: path.clone(), source })?,
     }
-    let header = Header::decode(&bytes).map_err(damaged)?;
+    let header = Header::decode(&bytes).map_err(|other| match other {
+        NoHeader::Damaged(expected, found) => damaged(expected, found),
+        NoHeader::Layout(found) => {
+            let what = "a segment".to_owned();
+            SegmentError::Layout { path: path.clone(), what, found, known: LAYOUT }
+        }
+    })?;
     if header.log_id != *log_id {
-        return Err(damaged((format!("log {}", hex(log_id)), format!("log {}", hex(&header.log_id)))));
+        return Err(damaged(format!("log {}", hex(log_id)), format!("log {}", hex(&header.log_id))));
     }
     if header.first != first {
         let (expected, found) = (format!("first record {first}"), format!("first record {}", header.first));
-        return Err(damaged((expected, found)));
+        return Err(damaged(expected, found));
     }
     Ok((file, header))
 }

@@ -16,6 +16,7 @@ use crate::data_folder::DataFolder;
 use crate::store::{MemoryStore, Store};
 
 mod appending;
+mod export;
 mod lookup;
 mod recovery;
 mod verification;

@@ -4,9 +4,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde_json::Value;
@@ -68,7 +68,30 @@ impl<'a> Client<'a> {
         self.ask(Method::POST, path, Some(body)).await
     }
 
+    /// The body of a good answer, to be read while it comes, however long it is.
+    pub(super) async fn post_for_stream(&self, path: &str) -> Result<Incoming, ClientError> {
+        let response = self.send(Method::POST, path, None).await?;
+        let code = response.status();
+        if code.is_success() {
+            return Ok(response.into_body());
+        }
+        let body = whole(response.into_body()).await?;
+        Err(refused(code, serde_json::from_slice(&body).ok()))
+    }
+
     async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, ClientError> {
+        let response = self.send(method, path, body).await?;
+        let code = response.status();
+        let answer = serde_json::from_slice::<Value>(&whole(response.into_body()).await?);
+        if code.is_success() { Ok(answer?) } else { Err(refused(code, answer.ok())) }
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Response<Incoming>, ClientError> {
         let stream = UnixStream::connect(self.socket)
             .await
             .map_err(|error| ClientError::Connect(self.socket.to_owned(), error))?;
@@ -83,27 +106,20 @@ impl<'a> Client<'a> {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| ClientError::Exchange(error.into()))?;
-        let exchange = async {
-            let response = sender.send_request(request).await?;
-            let code = response.status();
-            let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await?.to_bytes();
-            Ok::<_, Box<dyn std::error::Error + Send + Sync>>((code, body))
-        };
-        // The connection only moves bytes for the exchange; it ends with it.
-        let (code, body) = tokio::select! {
-            answered = exchange => answered.map_err(ClientError::Exchange)?,
-            ended = connection => {
-                let cause = ended.err().map_or_else(|| "the connection was closed".into(), Into::into);
-                return Err(ClientError::Exchange(cause));
-            }
-        };
-        let answer = serde_json::from_slice::<Value>(&body);
-        if code.is_success() {
-            return Ok(answer?);
-        }
-        let said = answer.ok().and_then(|answer| Some(answer["error"].as_str()?.to_owned()));
-        Err(ClientError::Refused { code, error: said.unwrap_or_else(|| code.to_string()) })
+        // The connection only moves bytes for the exchange, and ends with it; its error is the exchange's too.
+        tokio::spawn(connection);
+        sender.send_request(request).await.map_err(|error| ClientError::Exchange(error.into()))
     }
+}
+
+async fn whole(body: Incoming) -> Result<Bytes, ClientError> {
+    let collected = Limited::new(body, MAX_ANSWER).collect().await;
+    Ok(collected.map_err(ClientError::Exchange)?.to_bytes())
+}
+
+fn refused(code: StatusCode, answer: Option<Value>) -> ClientError {
+    let said = answer.and_then(|answer| Some(answer["error"].as_str()?.to_owned()));
+    ClientError::Refused { code, error: said.unwrap_or_else(|| code.to_string()) }
 }
 
 /// A part of a path with everything escaped that could end it.

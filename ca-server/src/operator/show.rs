@@ -267,3 +267,43 @@ impl Records {
         ])
     }
 }
+
+pub(super) fn backup(backup: &Value, out: &mut dyn Write) -> io::Result<()> {
+    let files = backup["files"].as_array();
+    let bytes: u64 = files.into_iter().flatten().filter_map(|file| file["bytes"].as_u64()).sum();
+    let log = &backup["log"];
+    let mut rows = vec![
+        ("backup", text(&backup["folder"])),
+        ("made at", text(&backup["made_at"])),
+        (
+            "log",
+            format!("{} records of {}, root {}", log["records"], text(&log["origin"]), text(&log["root"])),
+        ),
+        ("files", format!("{}, {bytes} bytes", files.map_or(0, Vec::len))),
+    ];
+    for key in backup["keys"].as_array().into_iter().flatten() {
+        let sealed = if key["sealed"] == Value::Bool(true) { "sealed" } else { "PLAIN: keep it secret" };
+        rows.push(("key", format!("{} ({sealed})", text(&key["name"]))));
+    }
+    facts(out, &rows)
+}
+
+pub(super) fn restored(restored: &Value, out: &mut dyn Write) -> io::Result<()> {
+    let backed_up = &restored["backed_up"];
+    facts(
+        out,
+        &[
+            ("restored", text(&restored["folder"])),
+            ("backup of", text(&restored["made_at"])),
+            ("log", format!("{} records of {}", restored["records"], text(&restored["origin"]))),
+            ("trust", format!("a new epoch, {}", restored["epoch"])),
+        ],
+    )?;
+    writeln!(
+        out,
+        "Records made after the backup are gone, and checkpoints exported after it do not fit this log. The\n\
+         server that the backup is of must not run again. The backup ends, at {}, with this checkpoint:\n",
+        text(&backed_up["time"])
+    )?;
+    out.write_all(backed_up["checkpoint"].as_str().unwrap_or_default().as_bytes())
+}

@@ -20,6 +20,11 @@ const CACHE_BYTES: u64 = 8 << 20;
 /// is stated again. Its own default, twice a second, costs a tenth of the CA's time under load.
 const FLUSH_EVERY_MS: u64 = 5_000;
 
+/// The format that is written, and the newest that is read: of keys and tables, not of sled's file.
+const FORMAT: u32 = 1;
+/// Where the number of the format stands. No table has the number that is its first byte.
+pub(super) const FORMAT_KEY: &[u8] = b"\xffformat";
+
 /// See the module's text.
 pub struct SledStore {
     db: sled::Db,
@@ -31,7 +36,8 @@ impl SledStore {
     /// Opens the store in the folder `path`, or makes it.
     ///
     /// # Errors
-    /// The folder cannot be written, is in use by another process, or holds a damaged store.
+    /// The folder cannot be written, is in use by another process, or holds a damaged store or one of a later
+    /// format.
     pub fn open(path: &Path) -> Result<SledStore, StoreError> {
         let failed = |source| StoreError::Open { path: path.to_owned(), source };
         let db = sled::Config::new()
@@ -40,6 +46,16 @@ impl SledStore {
             .flush_every_ms(Some(FLUSH_EVERY_MS))
             .open()
             .map_err(|error| failed(error.into()))?;
+        let known = FORMAT.to_string();
+        match db.get(FORMAT_KEY).map_err(|error| failed(error.into()))? {
+            Some(found) if found == known.as_bytes() => {}
+            Some(found) => {
+                let found = String::from_utf8_lossy(&found).chars().take(40).collect();
+                return Err(StoreError::Version { path: path.to_owned(), found, known: FORMAT });
+            }
+            // New, or from before formats were written down, and that was the first.
+            None => drop(db.insert(FORMAT_KEY, known.as_bytes()).map_err(|error| failed(error.into()))?),
+        }
         let file = File::open(path.join("db")).map_err(|error| failed(error.into()))?;
         Ok(SledStore { db, file: Mutex::new(file) })
     }

@@ -93,6 +93,25 @@ fn next(store: &dyn Store, bundles: Bundles, begin: Option<SystemTime>) -> Resul
     Ok(Trust { epoch: version.epoch, sequence: version.sequence, digest, bundles })
 }
 
+/// Begins an epoch that is later than the one that `store` knows, and not earlier than `now`: for a state that
+/// was taken from a backup, so that no sequence that was given out after it comes again for something else.
+/// What is published next has sequence 1. Answers the epoch; the caller makes it durable.
+///
+/// # Errors
+/// The version cannot be read or kept.
+pub(crate) fn begin_epoch(store: &dyn Store, now: SystemTime) -> Result<u64, PublishError> {
+    let kept = store.read(Table::Meta, KEY)?;
+    let kept: Option<Version> = kept.map(|row| serde_json::from_slice(&row)).transpose()?;
+    let after = kept.map_or(1, |version| version.epoch.saturating_add(1));
+    let epoch = u64::try_from(to_unix(now)).unwrap_or(0).max(after);
+    let mut batch = Batch::default();
+    // No bundles have this digest, so whatever is published first counts as a change.
+    let version = Version { epoch, sequence: 0, digest: [0; 32] };
+    batch.put(Table::Meta, KEY, serde_json::to_vec(&version)?);
+    store.apply(batch)?;
+    Ok(epoch)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -135,5 +154,22 @@ mod tests {
         assert_eq!((publisher.current().sequence, next.sequence), (1, 2));
         publisher.publish(next);
         assert_eq!(seen.borrow_and_update().sequence, 2);
+    }
+
+    #[test]
+    fn an_epoch_that_is_begun_is_later_and_starts_at_one_whatever_the_clock_says() {
+        let store = MemoryStore::default();
+        let bundles = bundles(&["A"]);
+        let version = |at: i64| {
+            let trust = Publisher::open(&store, bundles.clone(), from_unix(at)).unwrap().current();
+            (trust.epoch, trust.sequence)
+        };
+        assert_eq!(begin_epoch(&store, from_unix(50)).unwrap(), 50, "nothing was published before");
+        assert_eq!(version(60), (50, 1));
+        assert_eq!(begin_epoch(&store, from_unix(200)).unwrap(), 200);
+        assert_eq!(version(201), (200, 1), "the same bundles, and still the first of their epoch");
+        assert_eq!(version(202), (200, 1));
+        assert_eq!(begin_epoch(&store, from_unix(7)).unwrap(), 201, "the clock was set back");
+        assert_eq!(version(8), (201, 1));
     }
 }

@@ -1,8 +1,11 @@
 //! What opening repairs, and what it refuses.
 
+use std::os::unix::fs::PermissionsExt;
+
 use super::*;
 use crate::issuance_log::segments::{HEADER, push_frame};
 use crate::issuance_log::{IndexError, LogKeyError, SegmentError};
+use crate::sealing::{KeyFileError, SealError, Sealer, is_sealed};
 use crate::store::{Batch, Table};
 
 #[tokio::test]
@@ -245,7 +248,35 @@ async fn a_damaged_or_foreign_key_is_refused() {
     assert!(matches!(home.open_error(), OpenError::Key(LogKeyError::Damaged { .. })));
     fs::remove_file(&key).unwrap();
     fs::create_dir(&key).unwrap();
-    assert!(matches!(home.open_error(), OpenError::Key(LogKeyError::Read { .. })));
+    assert!(matches!(home.open_error(), OpenError::Key(LogKeyError::File(KeyFileError::Read { .. }))));
+}
+
+#[tokio::test]
+async fn the_key_is_sealed_when_a_key_encryption_key_comes_and_only_that_opens_it() {
+    let home = filled(Home::new(), 2).await;
+    let open = |kek: Option<&str>| {
+        let sealer = Sealer::from_file(kek.map(|name| home.root.path().join(name)).as_deref()).unwrap();
+        let folder = DataFolder::open(&home.data()).unwrap().sealed_by(sealer);
+        IssuanceLog::open_on(&folder, home.store.clone(), &home.options, home.disk.clone()).map(drop)
+    };
+    for (name, byte) in [("kek", 7), ("other", 8)] {
+        fs::write(home.root.path().join(name), [byte; 32]).unwrap();
+        fs::set_permissions(home.root.path().join(name), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let key = home.data().join("log-key.pem");
+    assert!(!is_sealed(&fs::read(&key).unwrap()));
+    open(Some("kek")).unwrap();
+    assert!(is_sealed(&fs::read(&key).unwrap()));
+    open(Some("kek")).unwrap();
+    let refusal = |kek| match open(kek).unwrap_err() {
+        OpenError::Key(LogKeyError::File(KeyFileError::Seal { source, .. })) => source,
+        other => panic!("{other:?}"),
+    };
+    assert!(matches!(refusal(None), SealError::NoKey { .. }));
+    assert!(matches!(refusal(Some("other")), SealError::OtherKey { .. }));
+    // Reading needs the verifier's key alone.
+    let report = crate::issuance_log::verify(&home.dir(), &home.verifier(), None).unwrap();
+    assert_eq!(report.records, 2);
 }
 
 #[tokio::test]
@@ -293,4 +324,44 @@ async fn an_index_that_does_not_fit_the_log_is_refused() {
         OpenError::Index(IndexError::Ahead { indexed: 9, held: 3 }) => {}
         other => panic!("{other:?}"),
     }
+}
+
+#[tokio::test]
+async fn a_segment_of_a_later_layout_is_refused_and_left_alone() {
+    let home = filled(Home::with_small_segments(), 5).await;
+    let last = *super::super::segments::list(&home.dir()).unwrap().last().unwrap();
+    // With records and without: an empty segment of ours that was cut short would be removed.
+    for (cut, first) in [(None, last), (Some(HEADER), last), (None, 0)] {
+        let copy = home.crashed();
+        edit(&copy.segment(first), |bytes| {
+            bytes[8] = 2;
+            let checksum = crc32fast::hash(&bytes[..HEADER - 4]).to_le_bytes();
+            bytes[HEADER - 4..HEADER].copy_from_slice(&checksum);
+            bytes.truncate(cut.unwrap_or(bytes.len()));
+        });
+        let error = copy.open_error();
+        assert!(
+            matches!(error, OpenError::Segment(SegmentError::Layout { found: 2, known: 1, .. })),
+            "{error:?}"
+        );
+        assert!(error.to_string().contains("a segment of layout 2; this program knows 1"), "{error}");
+        assert!(copy.segment(first).exists());
+    }
+}
+
+#[tokio::test]
+async fn a_record_of_a_later_layout_is_refused_and_left_alone() {
+    let home = filled(Home::new(), 2).await;
+    let mut later = certificate(2).into_proto(&home.verifier().log_id(), 2);
+    later.layout = 2;
+    edit(&home.segment(0), |bytes| push_frame(bytes, &later));
+    let before = fs::read(home.segment(0)).unwrap();
+    let error = home.open_error();
+    assert!(
+        matches!(error, OpenError::Segment(SegmentError::Layout { found: 2, known: 1, .. })),
+        "{error:?}"
+    );
+    assert!(error.to_string().contains("a record 2 of layout 2; this program knows 1"), "{error}");
+    assert_eq!(fs::read(home.segment(0)).unwrap(), before);
+    crate::issuance_log::verify(&home.dir(), &home.verifier(), None).unwrap_err();
 }
