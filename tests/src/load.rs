@@ -9,6 +9,7 @@ pub mod footprint;
 pub mod issuing;
 mod process;
 pub mod reload;
+pub mod rsa;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use signet_tests::load::reload::{self, Reloaded};
-use signet_tests::load::{Failure, Stage, floor, footprint, issuing};
+use signet_tests::load::{Failure, Stage, floor, footprint, issuing, rsa};
 
 fn main() -> ExitCode {
     match run() {
@@ -62,6 +62,16 @@ fn run() -> Result<(), Failure> {
     }
     println!("  CA after the load               {:>9.1} MB", megabytes(ca.memory()?));
     drop(ca);
+
+    println!("\nissuing with 64 in flight under other CAs, certificates/s");
+    let per_second = |flags: &[&str]| -> Result<f64, Failure> {
+        Ok(runtime.block_on(rsa::issuing(flags, 64))?.per_second)
+    };
+    println!("  P-256                              {:>7.0}", per_second(&[])?);
+    let with_room = ["--key", "rsa4096", "--path-length", "1"];
+    println!("  RSA 4096, issuing intermediate     {:>7.0}", per_second(&with_room)?);
+    println!("  RSA 4096, path length 0            {:>7.0}", per_second(&["--key", "rsa4096"])?);
+    println!("  (RSA 4096 signatures of ring alone {:>7.0})", rsa::signatures_of_ring()?);
 
     println!("\nchanging the CA files under 200 requests a second");
     println!(
