@@ -8,7 +8,9 @@ mod certificates {
     mod case_29_and_49;
     mod ceremony;
     mod enterprises;
+    mod faults;
     mod issuing;
+    mod keys;
     mod lint;
     mod openssl;
     mod requests;
