@@ -11,12 +11,13 @@ use std::time::SystemTime;
 
 use clap::{Parser, Subcommand};
 
-use crate::ceremony::{authority, inspect};
+use crate::ceremony::{authority, inspect, lint};
 
 mod ceremony {
     pub(crate) mod authority;
     mod description;
     pub(crate) mod inspect;
+    pub(crate) mod lint;
     mod new_files;
     mod read_folder;
     mod root_folder;
@@ -39,6 +40,8 @@ enum Command {
     Intermediate(authority::IntermediateOptions),
     /// Show certificates, CSRs, bundles, key files (never a key) and cacerts folders
     Inspect(inspect::Options),
+    /// Say whether the CA would load a folder, every fault by name, and what clients would receive
+    Lint(lint::Options),
 }
 
 fn main() -> ExitCode {
@@ -46,6 +49,16 @@ fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::RootCa(options) => finish(authority::root(&options, now)),
         Command::Intermediate(options) => finish(authority::intermediate(&options, now)),
+        Command::Lint(options) => match lint::run(&options, now) {
+            Ok(linted) => match print(&linted.output) {
+                ExitCode::SUCCESS => linted.code,
+                failure => failure,
+            },
+            Err(error) => {
+                complain(&error);
+                ExitCode::from(2)
+            }
+        },
         Command::Inspect(options) => {
             let inspected = inspect::run(&options, now);
             for error in &inspected.errors {
