@@ -12,6 +12,7 @@ mod certificates {
     mod issuing;
     mod keys;
     mod lint;
+    mod matrix;
     mod openssl;
     mod requests;
 }

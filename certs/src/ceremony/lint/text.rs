@@ -18,6 +18,9 @@ pub(super) fn of(lint: &Lint) -> String {
         (false, faults) => format!("the CA would not load this folder: {faults} faults"),
     };
     out.push_str(&format!("{}: {verdict}\n", lint.folder));
+    if !lint.faults.is_empty() || !lint.notes.is_empty() {
+        out.push_str("commands below are meant to be typed in that folder\n");
+    }
     for (word, findings) in [("FAULT", &lint.faults), ("note", &lint.notes)] {
         findings.iter().for_each(|finding| out.push_str(&of_finding(word, finding)));
     }
