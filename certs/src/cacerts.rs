@@ -75,6 +75,16 @@ impl Cacerts {
         cacerts.ok_or(faults)
     }
 
+    /// Whether one more CA may stand between the signer and its leaves, by every path length above them and
+    /// by how long a chain peers take.
+    pub fn has_room_below(&self) -> bool {
+        let path = self.intermediates.iter().chain([&self.anchor]);
+        let allows = |(at, member): (usize, &Certificate)| {
+            member.facts().path_length.is_none_or(|length| length as usize > at)
+        };
+        self.intermediates.len() < path::MAX_INTERMEDIATES && path.enumerate().all(allows)
+    }
+
     fn says_the_same(&self, other: &Self) -> bool {
         self.ca.certificate == other.ca.certificate
             && self.intermediates == other.intermediates

@@ -13,6 +13,7 @@ mod certificates {
     mod keys;
     mod lint;
     mod matrix;
+    mod mending;
     mod openssl;
     mod requests;
 }

@@ -154,6 +154,23 @@ fn a_chain_that_is_too_long_is_refused() {
 }
 
 #[test]
+fn room_below_the_signer_is_every_path_length_s_to_give() {
+    let top = root("Root CA");
+    let upper = middle(&top, "Upper", 1);
+    for (signer, chain, room) in [
+        (&top, vec![], true),
+        (&upper, vec![], true),
+        (&middle(&top, "Last", 0), vec![], false),
+        // Its own path length would do; the one above allows one CA, which it is itself.
+        (&middle(&upper, "Lower", 5), vec![&upper], false),
+    ] {
+        let chain = [vec![signer], chain].concat();
+        let loaded = Cacerts::read(&folder(signer, &chain, &[&top]), now()).unwrap();
+        assert_eq!(loaded.has_room_below(), room, "{:?}", signer.certificate);
+    }
+}
+
+#[test]
 fn extra_roots_are_kept_and_what_is_odd_about_them_is_said() {
     let top = root("Root CA");
     let signer = intermediate(&top);

@@ -41,18 +41,18 @@ impl Speed {
 
 fn advice(kind: KeyKind, cacerts: &Cacerts) -> Vec<String> {
     let mut advice = Vec::new();
-    let length = cacerts.ca.certificate.facts().path_length;
     match kind {
         KeyKind::P256 => advice.push("P-256 is the fastest kind that every peer verifies".to_owned()),
         KeyKind::Rsa(_) if cacerts.crl.is_some() => advice.push(
-            "a P-256 intermediate signs many times as fast: make one under the root (certs intermediate); one that \
-             the CA makes under this RSA key by itself is no way here, since ca-crl.pem would have to cover it"
+            "a P-256 intermediate signs many times as fast: make one under the root (certs intermediate); \
+                one that the CA makes under this RSA key by itself is no way here, since ca-crl.pem would \
+                have to cover it"
                 .to_owned(),
         ),
-        KeyKind::Rsa(_) if length == Some(0) => advice.push(
-            "path length 0 lets this RSA key sign leaves only; issued anew with path length 1 (pathlen:1) it could \
-             have a P-256 intermediate of the CA's own below it, which signs many times as fast; a P-256 \
-             intermediate under the root in its place does the same"
+        KeyKind::Rsa(_) if !cacerts.has_room_below() => advice.push(
+            "the path lengths of this chain let the RSA key sign leaves only; with one more \
+                (pathlen:1 in its own) it could have a P-256 intermediate of the CA's own below it, which signs many times as \
+                fast; a P-256 intermediate under the root in its place does the same"
                 .to_owned(),
         ),
         KeyKind::Rsa(_) => advice.push(
@@ -60,19 +60,20 @@ fn advice(kind: KeyKind, cacerts: &Cacerts) -> Vec<String> {
                 .to_owned(),
         ),
         KeyKind::P384 => advice.push(
-            "P-384 is slow to sign and to verify for every peer; P-256 signs some 25 times as fast. Keep P-384 for \
-             roots"
+            "P-384 is slow to sign and to verify for every peer; P-256 signs some 25 times as fast. Keep \
+                P-384 for roots"
                 .to_owned(),
         ),
         KeyKind::Ed25519 => advice.push(
             "OpenSSL, Go and rustls (ztunnel) verify Ed25519 issuers; Envoy does not offer Ed25519 in its \
-             handshakes, and builds for FIPS may lack it altogether: try it with one proxy first, or use P-256"
+                handshakes, and builds for FIPS may lack it altogether: try it with one proxy first, or \
+                use P-256"
                 .to_owned(),
         ),
     }
     advice.push(
-        "keys of leaves are chosen by their proxies: RSA of 2048 bits or more and P-256 work with every Envoy, \
-         P-384 from Envoy 1.33 on, Ed25519 with none"
+        "keys of leaves are chosen by their proxies: RSA of 2048 bits or more and P-256 work with every \
+            Envoy, P-384 from Envoy 1.33 on, Ed25519 with none"
             .to_owned(),
     );
     advice
