@@ -26,8 +26,6 @@ use files::{CACERTS, Layout, TLS_SECRET};
 use finding::{Findings, Placed};
 use path::Path;
 
-pub use path::MAX_INTERMEDIATES;
-
 pub use finding::{Fault, Finding, Named, Note};
 pub use folder::{
     CA_CERT, CA_CRL, CA_KEY, CERT_CHAIN, Content, Folder, MAX_FILE, NAMES, ROOT_CERT, TLS_CA, TLS_CERT,
@@ -75,6 +73,16 @@ impl Cacerts {
     pub fn read(folder: &Folder, now: SystemTime) -> Result<Self, Vec<Fault>> {
         let Judged { cacerts, faults, .. } = Judged::of(folder, now);
         cacerts.ok_or(faults)
+    }
+
+    /// Whether one more CA may stand between the signer and its leaves, by every path length above them and
+    /// by how long a chain peers take.
+    pub fn has_room_below(&self) -> bool {
+        let path = self.intermediates.iter().chain([&self.anchor]);
+        let allows = |(at, member): (usize, &Certificate)| {
+            member.facts().path_length.is_none_or(|length| length as usize > at)
+        };
+        self.intermediates.len() < path::MAX_INTERMEDIATES && path.enumerate().all(allows)
     }
 
     fn says_the_same(&self, other: &Self) -> bool {

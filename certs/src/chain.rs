@@ -77,8 +77,6 @@ pub struct Facts {
     pub dns: Vec<String>,
     /// Addresses.
     pub ip: Vec<IpAddr>,
-    /// Whether it constrains URI names, which no rustls peer accepts.
-    pub constrains_uris: bool,
 }
 
 impl PartialEq for Certificate {
@@ -194,7 +192,6 @@ fn facts_of(parsed: &X509Certificate<'_>) -> Facts {
         uris: Vec::new(),
         dns: Vec::new(),
         ip: Vec::new(),
-        constrains_uris: false,
     };
     for extension in parsed.extensions() {
         match extension.parsed_extension() {
@@ -219,12 +216,6 @@ fn facts_of(parsed: &X509Certificate<'_>) -> Facts {
                         _ => {}
                     }
                 }
-            }
-            ParsedExtension::NameConstraints(constraints) => {
-                let permitted = constraints.permitted_subtrees.iter().flatten();
-                let excluded = constraints.excluded_subtrees.iter().flatten();
-                facts.constrains_uris =
-                    permitted.chain(excluded).any(|tree| matches!(tree.base, GeneralName::URI(_)));
             }
             _ => {}
         }

@@ -106,9 +106,10 @@ fn check_extensions(template: &Template, tbs: &TbsCertificate<'_>) -> Result<(),
     let profile = template.profile;
     let kind = KeyKind::of_spki(&template.spki)?;
     let mut wanted = vec!["authorityKeyIdentifier", "keyUsage", "basicConstraints"];
-    if profile.is_ca() {
+    if template.states_key_id() {
         wanted.push("subjectKeyIdentifier");
-    } else {
+    }
+    if !profile.is_ca() {
         wanted.push("extendedKeyUsage");
     }
     if !matches!(template.names, Names::Subject(_)) {
@@ -248,6 +249,18 @@ mod tests {
         for (length, fine) in [(8, false), (9, true), (19, true), (20, false)] {
             let serial = Serial::from_bytes(&vec![0x41; length]);
             assert_eq!(judge(&Template { serial, ..good() }).is_ok(), fine, "{length} bytes");
+        }
+    }
+
+    #[test]
+    fn a_leaf_states_its_key_id_only_where_its_issuer_has_no_name() {
+        let named = good();
+        let nameless = Template { issuer: name::EMPTY.to_vec(), ..named.clone() };
+        let bounds = Bounds { now: now(), maximum: DAY };
+        for (template, stated) in [(&named, false), (&nameless, true)] {
+            let checked = check(template, bounds).unwrap();
+            let id = key_identifier(&template.spki);
+            assert_eq!(checked.tbs().windows(id.len()).any(|window| window == id), stated);
         }
     }
 

@@ -11,12 +11,13 @@ use std::time::SystemTime;
 
 use clap::{Parser, Subcommand};
 
-use crate::ceremony::{authority, inspect, workload};
+use crate::ceremony::{authority, inspect, lint, workload};
 
 mod ceremony {
     pub(crate) mod authority;
     mod description;
     pub(crate) mod inspect;
+    pub(crate) mod lint;
     mod new_files;
     mod options;
     mod read_folder;
@@ -43,6 +44,8 @@ enum Command {
     Workload(workload::Options),
     /// Show certificates, CSRs, bundles, key files (never a key) and cacerts folders
     Inspect(inspect::Options),
+    /// Say whether the CA would load a folder, every fault by name, and what clients would receive
+    Lint(lint::Options),
 }
 
 fn main() -> ExitCode {
@@ -51,6 +54,16 @@ fn main() -> ExitCode {
         Command::RootCa(options) => finish(authority::root(&options, now)),
         Command::Intermediate(options) => finish(authority::intermediate(&options, now)),
         Command::Workload(options) => finish(workload::make(&options, now)),
+        Command::Lint(options) => match lint::run(&options, now) {
+            Ok(linted) => match print(&linted.output) {
+                ExitCode::SUCCESS => linted.code,
+                failure => failure,
+            },
+            Err(error) => {
+                complain(&error);
+                ExitCode::from(2)
+            }
+        },
         Command::Inspect(options) => {
             let inspected = inspect::run(&options, now);
             for error in &inspected.errors {

@@ -73,6 +73,13 @@ impl Template {
         }
     }
 
+    /// Whether it states its own key identifier: every CA does. Leaves need none, but under an issuer without
+    /// a name they have the issuer's name for their own, and OpenSSL and Envoy take them for self-signed
+    /// unless their key identifiers differ.
+    pub(crate) fn states_key_id(&self) -> bool {
+        self.profile.is_ca() || self.issuer == name::EMPTY
+    }
+
     /// DER of the TBSCertificate. An error means that the public key is none that we certify.
     pub fn encode(&self) -> Result<Vec<u8>, KeyError> {
         let kind = KeyKind::of_spki(&self.spki)?;
@@ -94,7 +101,7 @@ impl Template {
         let mut out = Vec::with_capacity(256);
         let key_id = der::sequence(&[&der::context_primitive(0, &self.issuer_key_id)]);
         out.extend(extension(AUTHORITY_KEY_IDENTIFIER, false, &key_id));
-        if self.profile.is_ca() {
+        if self.states_key_id() {
             let own = der::octet_string(&key_identifier(&self.spki));
             out.extend(extension(SUBJECT_KEY_IDENTIFIER, false, &own));
         }

@@ -8,8 +8,12 @@ mod certificates {
     mod case_29_and_49;
     mod ceremony;
     mod enterprises;
+    mod faults;
     mod issuing;
+    mod keys;
     mod lint;
+    mod matrix;
+    mod mending;
     mod openssl;
     mod requests;
     mod walkthrough;

@@ -6,7 +6,7 @@ use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use signet_certs::ca::{Ca, CaError};
-use signet_certs::cacerts::{Cacerts, MAX_INTERMEDIATES};
+use signet_certs::cacerts::Cacerts;
 use signet_certs::clock::whole_seconds;
 use signet_certs::digest::{hex, sha256};
 use signet_certs::key::{KeyError, KeyKind, PrivateKey, key_identifier};
@@ -92,19 +92,7 @@ pub fn wanted(cacerts: &Cacerts, mode: Mode) -> Result<(), Absent> {
     if cacerts.crl.is_some() {
         return Err(Absent::Crl);
     }
-    // Beneath the first CA of the path stands one more, beneath the next two, and so on.
-    let path = path(cacerts);
-    let room = |(above, length): (usize, Option<u32>)| length.is_none_or(|length| length as usize > above);
-    if path.len() > MAX_INTERMEDIATES || !path.into_iter().enumerate().all(room) {
-        return Err(Absent::PathLength);
-    }
-    Ok(())
-}
-
-/// Path lengths from the signing certificate up to the anchor.
-fn path(cacerts: &Cacerts) -> Vec<Option<u32>> {
-    let members = cacerts.intermediates.iter().chain([&cacerts.anchor]);
-    members.map(|member| member.facts().path_length).collect()
+    if cacerts.has_room_below() { Ok(()) } else { Err(Absent::PathLength) }
 }
 
 /// Makes one for leaves that live `lifetime` by default. `organization` is the mesh's name.

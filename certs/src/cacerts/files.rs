@@ -54,11 +54,10 @@ pub(super) fn parse<'a>(folder: &'a Folder, layout: &Layout, findings: &mut Find
     };
     let key = content(folder, layout.key, findings).and_then(|pem| key_file::read(layout.key, pem, findings));
     let roots = certificates(folder, layout.roots, findings);
-    let crl = content(folder, CA_CRL, findings);
     let crl = match layout.form {
-        Form::Cacerts => crl,
+        Form::Cacerts => content(folder, CA_CRL, findings),
         Form::TlsSecret => {
-            if crl.is_some() {
+            if folder.contains(CA_CRL) {
                 let what = "stands beside tls.crt and is not read";
                 let todo = "use the files ca-cert.pem, ca-key.pem, cert-chain.pem and root-cert.pem where \
                     CRLs are wanted, or remove ca-crl.pem";

@@ -83,6 +83,8 @@ kinds! {
         after the end."
     KEY_ID_MISMATCH "OpenSSL and Envoy take a certificate for the issuer only if its key id (and serial, \
         where one is stated) is the one that stands below."
+    EMPTY_SUBJECT "RFC 5280 (4.1.2.6) wants a name in every CA's certificate; OpenSSL's strict mode \
+        refuses chains without, while Envoy, Go and rustls take them."
     SERIAL "RFC 5280 (4.1.2.2) wants a positive serial number of at most 20 octets; Go 1.23 and later \
         refuse negative ones."
     // Roots.

@@ -31,6 +31,10 @@ pub(super) fn check(member: &Placed, place: Place, now: SystemTime, findings: &m
     }
     serial(member, &details, findings);
     let issuer = name::display(&member.certificate.facts().issuer);
+    if member.certificate.facts().subject == name::EMPTY {
+        let todo = issued_anew(&issuer, "with a name, at the next occasion");
+        findings.note(kinds::EMPTY_SUBJECT.on(member, "has an empty subject", todo));
+    }
     for oid in &details.critical {
         let what = format!("has the critical extension {oid}, which peers do not know or cannot read");
         findings.fault(kinds::CRITICAL_EXTENSION.on(

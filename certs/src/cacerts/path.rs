@@ -15,7 +15,7 @@ use super::kinds;
 use super::member::{self, Place};
 
 /// More than this many certificates between leaf and root are refused by rustls peers.
-pub const MAX_INTERMEDIATES: usize = 6;
+pub(super) const MAX_INTERMEDIATES: usize = 6;
 /// A chain with more than this many certificates is no chain.
 const MAX_CHAIN: usize = 32;
 
@@ -64,13 +64,12 @@ pub(super) fn find(
     graph.note_left_out(&kept, findings);
     let order = graph.order(start, kept, layout, findings)?;
     let (anchor, below) = graph.anchor(start, &order, now, layout, findings)?;
-    let is_root = order == [start] && anchor.certificate == signer.certificate;
     for (distance, at) in graph.walk(start, &order) {
-        let place = Place { below: distance, anchor: is_root };
-        member::check(&graph.members[at], place, now, findings);
+        let is_anchor = graph.members[at].certificate == anchor.certificate;
+        member::check(&graph.members[at], Place { below: distance, anchor: is_anchor }, now, findings);
         graph.check_key_ids(at, &order, findings);
     }
-    if !is_root {
+    if anchor.certificate != signer.certificate {
         member::check(&anchor, Place { below, anchor: true }, now, findings);
     }
     let above = order.iter().filter(|at| **at != start || anchor.certificate != signer.certificate);

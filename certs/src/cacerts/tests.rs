@@ -1,4 +1,6 @@
 #![allow(clippy::unwrap_used)]
+mod chains;
+
 use super::*;
 use crate::ca::tests::{YEAR, intermediate, life, now, root};
 use crate::key::PrivateKey;

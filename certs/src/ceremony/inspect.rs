@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
-use signet_certs::cacerts::{Cacerts, NAMES};
+use signet_certs::cacerts::{Finding, Judged, NAMES};
 use signet_certs::pem::{self, PemError};
 use thiserror::Error;
 use x509_parser::asn1_rs::Any;
@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 
 use super::description::{Description, DescriptionError};
 use super::read_folder::read_folder;
-use super::text::lines;
+use super::text::{lines, shell};
 
 /// What `inspect` is told.
 #[derive(Debug, Args)]
@@ -71,7 +71,7 @@ pub(crate) enum InspectError {
 #[serde(untagged)]
 enum Seen {
     File(SeenFile),
-    Folder { folder: String, loads: bool, faults: Vec<String>, files: Vec<SeenFile> },
+    Folder { folder: String, loads: bool, faults: Vec<String>, notes: Vec<String>, files: Vec<SeenFile> },
 }
 
 #[derive(Serialize)]
@@ -181,27 +181,37 @@ impl Looker {
         let readable = NAMES.iter().filter_map(|name| Some((name, read.get(name)?.as_ref().ok()?)));
         let files =
             readable.filter_map(|(name, content)| self.content(&folder.join(name), content)).collect();
-        let faults = Cacerts::read(&read, self.now).err().unwrap_or_default();
-        let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
+        let Judged { faults, notes, .. } = Judged::of(&read, self.now);
+        let said = |list: &[Finding]| list.iter().map(Finding::to_string).collect::<Vec<_>>();
+        let (faults, notes) = (said(&faults), said(&notes));
         if !faults.is_empty() {
             self.errors.push(InspectError::WouldNotLoad(folder.to_owned()));
         }
         let folder = folder.display().to_string();
-        Some(Seen::Folder { folder, loads: faults.is_empty(), faults, files })
+        Some(Seen::Folder { folder, loads: faults.is_empty(), faults, notes, files })
     }
 }
 
 fn text(seen: &Seen) -> String {
     match seen {
         Seen::File(file) => file_text(file),
-        Seen::Folder { folder, faults, files, .. } => {
+        Seen::Folder { folder, faults, notes, files, .. } => {
             let files: String = files.iter().map(file_text).collect();
-            let verdict = if faults.is_empty() {
-                "the CA would load this folder\n".to_owned()
-            } else {
-                format!("the CA would not load this folder:\n{}\n", lines(faults))
+            let list = |list: &[String]| {
+                if list.is_empty() { "\n".to_owned() } else { format!(":\n{}\n", lines(list)) }
             };
-            format!("{files}{folder}: {verdict}")
+            let verdict = if faults.is_empty() {
+                format!("the CA would load this folder{}", list(notes))
+            } else {
+                format!("the CA would not load this folder{}", list(faults))
+            };
+            // Why, and what to do, is lint's to say.
+            let more = if faults.is_empty() && notes.is_empty() {
+                String::new()
+            } else {
+                format!("certs lint {} says why, and what to do\n", shell(Path::new(folder)))
+            };
+            format!("{files}{folder}: {verdict}{more}")
         }
     }
 }
@@ -330,6 +340,11 @@ mod tests {
         let other = PrivateKey::generate_p256().unwrap();
         fs::write(path.join(CA_KEY), other.to_pkcs8_pem().as_bytes()).unwrap();
         fs::remove_file(path.join(ROOT_CERT)).unwrap();
+        let text = inspect(from_ref(&path), Format::Text).output;
+        assert!(
+            text.ends_with(&format!("certs lint {} says why, and what to do\n", path.display())),
+            "{text}"
+        );
         let seen = inspect(from_ref(&path), Format::Json);
         assert!(matches!(seen.errors.as_slice(), [InspectError::WouldNotLoad(_)]), "{:?}", seen.errors);
         let json: serde_json::Value = serde_json::from_str(&seen.output).unwrap();

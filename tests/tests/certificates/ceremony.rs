@@ -311,7 +311,8 @@ fn inspect_tells_a_folder_that_would_not_load_fault_by_fault() {
     assert_eq!((code, errors.as_str()), (Some(1), "certs: root: the CA would not load this folder\n"));
     let verdict = output.split_once("root: the CA would not load this folder:\n").unwrap().1;
     let faults: Vec<_> = verdict.lines().collect();
-    assert_eq!(faults.len(), 2, "{verdict}");
-    assert!(faults[0].starts_with("  ca-key.pem: expected the P-256 key"), "{verdict}");
-    assert!(faults[1].starts_with("  root-cert.pem: No such file"), "{verdict}");
+    assert_eq!(faults.len(), 3, "{verdict}");
+    assert!(faults[0].starts_with("  root-cert.pem: is missing, while there is"), "{verdict}");
+    assert!(faults[1].starts_with("  ca-key.pem: expected the P-256 key"), "{verdict}");
+    assert_eq!(faults[2], "certs lint root says why, and what to do");
 }

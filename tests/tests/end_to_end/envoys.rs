@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use signet_certs::key::PrivateKey;
+use signet_certs::key::{NewKey, PrivateKey};
 use signet_tests::harness::agent::Agent;
 use signet_tests::harness::ca::{Ca, done};
 use signet_tests::harness::caller::{Ask, Caller, csr_of};
@@ -92,7 +92,17 @@ async fn two_envoys_talk_mutual_tls_and_renewals_cost_no_request() {
 
 /// A request to reviews through an Envoy whose certificate is for `account` and came from a stranger's call.
 async fn stranger(site: &Site, ca: &Ca, account: &str, reviews: SocketAddr) -> (u16, String) {
-    let key = PrivateKey::generate_p256().unwrap();
+    stranger_with(site, ca, account, PrivateKey::generate_p256().unwrap(), reviews).await
+}
+
+/// The same with this key in its certificate.
+async fn stranger_with(
+    site: &Site,
+    ca: &Ca,
+    account: &str,
+    key: PrivateKey,
+    reviews: SocketAddr,
+) -> (u16, String) {
     let ask = Ask { csr: csr_of(&key), ..site.ask_for(&site.token(account)) };
     let answer = Caller::to(site, ca).await.ask(ask).await.unwrap();
     let folder = site.path(account);
@@ -132,4 +142,36 @@ async fn a_stranger_s_envoy_with_a_certificate_of_ours_gets_in_by_its_identity()
     assert_eq!((code, body.as_str()), (403, "RBAC: access denied"));
     logged(&site, "sa/bookinfo-productpage GET / 200").await;
     logged(&site, "sa/sleep GET / 403").await;
+}
+
+/// The matrix of issuers and leaves that OpenSSL and webpki judge stands in `certificates/matrix`; here are the
+/// kinds that Envoy takes, and the one that it does not.
+#[tokio::test]
+async fn envoy_takes_leaves_of_every_kind_of_issuer() {
+    for kind in ["rsa2048", "rsa4096", "p384", "ed25519"] {
+        let site = Site::default();
+        std::fs::remove_dir_all(site.path("cacerts")).unwrap();
+        let intermediate = ["intermediate", "--root", "root", "--name", "cluster1", "--out", "cacerts"];
+        site.certs(&[&intermediate[..], &["--key", kind]].concat());
+        let ca = site.ca(&[]).await;
+        let (_agent, reviews) = sidecar(&site, &ca, "reviews", "1h", &[]).await;
+        let inbound = reviews.listener("inbound").await;
+        let (code, body) = stranger(&site, &ca, "bookinfo-productpage", inbound).await;
+        assert_eq!(code, 200, "{kind}: {body}");
+    }
+}
+
+#[tokio::test]
+async fn envoy_takes_peers_with_leaf_keys_of_every_kind_but_ed25519() {
+    for (kind, code) in
+        [(NewKey::Rsa2048, 200), (NewKey::Rsa4096, 200), (NewKey::P384, 200), (NewKey::Ed25519, 503)]
+    {
+        let site = Site::default();
+        let ca = site.ca(&[]).await;
+        let (_agent, reviews) = sidecar(&site, &ca, "reviews", "1h", &[]).await;
+        let inbound = reviews.listener("inbound").await;
+        let key = PrivateKey::generate(kind).unwrap();
+        let answered = stranger_with(&site, &ca, "bookinfo-productpage", key, inbound).await;
+        assert_eq!(answered.0, code, "{kind:?}: {}", answered.1);
+    }
 }

@@ -153,7 +153,8 @@ async fn case_30_broken_files_are_refused_one_by_one_and_good_ones_taken_after_e
     site.intermediate("next", "3650d");
     site.intermediate("again", "3650d");
     let ca = site.ca(&[]).await;
-    let damages: [(&str, fn(&Site)); 6] = [
+    type Damage = (&'static str, fn(&Site));
+    let damages: [Damage; 6] = [
         ("half a certificate", |site| {
             let text = site.read("cacerts/ca-cert.pem");
             fs::write(site.path("cacerts/ca-cert.pem"), &text[..text.len() / 2]).unwrap();
@@ -163,7 +164,7 @@ async fn case_30_broken_files_are_refused_one_by_one_and_good_ones_taken_after_e
         }),
         ("a file that went", |site| fs::remove_file(site.path("cacerts/cert-chain.pem")).unwrap()),
         ("ten megabytes", |site| {
-            fs::write(site.path("cacerts/root-cert.pem"), vec![b'x'; 10 << 20]).unwrap()
+            fs::write(site.path("cacerts/root-cert.pem"), vec![b'x'; 10 << 20]).unwrap();
         }),
         ("a root that is a leaf", |site| {
             fs::copy(site.path("again/ca-cert.pem"), site.path("cacerts/root-cert.pem")).unwrap();
