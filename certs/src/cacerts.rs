@@ -20,6 +20,7 @@ use std::time::{Duration, SystemTime};
 use crate::ca::Ca;
 use crate::chain::Certificate;
 use crate::clock::rfc3339;
+use crate::key::KeyKind;
 use crate::validity::Validity;
 
 use files::{CACERTS, Layout, TLS_SECRET};
@@ -83,6 +84,12 @@ impl Cacerts {
             member.facts().path_length.is_none_or(|length| length as usize > at)
         };
         self.intermediates.len() < path::MAX_INTERMEDIATES && path.enumerate().all(allows)
+    }
+
+    /// Whether the CA signs with a P-256 intermediate of its own under this one, unless it is told not to: the key
+    /// is RSA, which is slow, there is room, and no CRL, of which peers want one for each CA of a chain.
+    pub fn is_better_with_issuing_intermediate(&self) -> bool {
+        matches!(self.ca.key.kind(), KeyKind::Rsa(_)) && self.crl.is_none() && self.has_room_below()
     }
 
     fn says_the_same(&self, other: &Self) -> bool {

@@ -28,6 +28,8 @@ const POLL: Duration = Duration::from_secs(1);
 
 /// Starts a thread that follows the folder at `path`, last seen with this digest. It ends with the receiver.
 pub fn follow(path: PathBuf, seen: [u8; 32]) -> std::io::Result<mpsc::Receiver<Folder>> {
+    // The folder above a relative path could not be watched.
+    let path = std::path::absolute(path)?;
     // One may wait while one is decided upon; a third look waits for room.
     let (folders, decides) = mpsc::channel(1);
     thread::Builder::new()

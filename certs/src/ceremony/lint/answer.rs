@@ -18,11 +18,12 @@ pub(crate) struct Answer {
 /// One string of `cert_chain`.
 #[derive(Debug, Serialize)]
 pub(crate) struct Element {
-    /// `leaf`, `intermediate` or `roots`.
+    /// `leaf`, `issuing-intermediate`, `intermediate` or `roots`.
     pub(crate) kind: &'static str,
     /// What it holds.
     pub(crate) certificates: Vec<Held>,
-    /// Byte for byte; nothing for the leaf, which is made for each request.
+    /// Byte for byte; nothing for the leaf, which is made for each request, and for the issuing intermediate,
+    /// which the CA makes at each start.
     pub(crate) pem: Option<String>,
 }
 
@@ -55,6 +56,7 @@ impl Answer {
             }],
             pem: None,
         }];
+        elements.extend(cacerts.is_better_with_issuing_intermediate().then(issuing));
         elements.extend(
             cacerts.intermediates.iter().map(|one| element("intermediate", std::slice::from_ref(one))),
         );
@@ -62,6 +64,16 @@ impl Answer {
         elements.push(element("roots", TrustBundle::new(cacerts.roots.clone()).roots()));
         let clients = clients(elements.len(), cacerts.crl.is_some());
         Self { elements, clients }
+    }
+}
+
+fn issuing() -> Element {
+    let subject =
+        "(P-256, made by ca-server; none with --issuing-intermediate off, nor for lifetimes beyond its own)";
+    Element {
+        kind: "issuing-intermediate",
+        certificates: vec![Held { subject: subject.to_owned(), serial: "(new at each start)".to_owned() }],
+        pem: None,
     }
 }
 

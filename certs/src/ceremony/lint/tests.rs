@@ -5,7 +5,7 @@ use signet_certs::bundle::TrustBundle;
 use signet_certs::ca::Ca;
 use signet_certs::cacerts::{CA_CERT, CA_KEY, CERT_CHAIN, ROOT_CERT};
 use signet_certs::clock::from_unix;
-use signet_certs::key::PrivateKey;
+use signet_certs::key::{NewKey, PrivateKey};
 use signet_certs::name::ca_name;
 use signet_certs::validity::{BACKDATE, Validity};
 use std::fs;
@@ -78,6 +78,24 @@ fn a_good_folder_shows_the_answer_element_by_element_and_its_speed() {
         assert!(text.contains(part), "{part:?} is not in {text}");
     }
     assert!(!text.contains("FAULT") && !text.contains("note"), "{text}");
+}
+
+#[test]
+fn under_an_rsa_ca_with_room_the_answer_has_an_issuing_intermediate() {
+    let top = root("Root CA");
+    for (path_length, expected) in [
+        (1, &["leaf", "issuing-intermediate", "intermediate", "roots"][..]),
+        (0, &["leaf", "intermediate", "roots"]),
+    ] {
+        let key = PrivateKey::generate(NewKey::Rsa2048).unwrap();
+        let subject = ca_name("Signet", Some("c"), "Intermediate CA");
+        let life = top.certificate.facts().validity;
+        let signer = top.intermediate(subject, path_length, life, key).unwrap();
+        let (json, good) = lint(&folder(&signer, &[&signer, &top], &[&top]), None);
+        let elements = json["answer"]["elements"].as_array().unwrap();
+        let kinds: Vec<_> = elements.iter().map(|element| element["kind"].as_str().unwrap()).collect();
+        assert!(good && kinds == expected, "{json:#}");
+    }
 }
 
 #[test]
