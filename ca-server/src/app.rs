@@ -184,6 +184,7 @@ pub async fn run(mut config: Config) -> Result<(), AppError> {
     let active = state::active(store.as_ref())?;
     let start =
         start::choose(active.as_ref(), &kept, &plugged, &config.cacerts, &config.trust_domain, started)?;
+    reload::tell_notes(&start.cacerts);
     let bundles = trust::same_for_all(&domains, &start.cacerts.roots);
     let publisher = Arc::new(Publisher::open(store.as_ref(), bundles, started)?);
     let issuing = Issuing {

@@ -115,6 +115,9 @@ pub enum BackupError {
         /// What it should have.
         bytes: u64,
     },
+    /// The CA files were changed while they were copied: what was sent may not fit together.
+    #[error("the CA's files were changed while the backup was taken: take it again")]
+    Changed,
     /// A file has a name that no part of a data folder has.
     #[error("{0:?} is no name of a file in a backup")]
     Name(String),

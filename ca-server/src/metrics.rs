@@ -244,24 +244,29 @@ impl Collector for Snapshot {
         let help = "When certificates end, seconds since 1970";
         let name = "signet_certificate_expiry_timestamp_seconds";
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        let mut expiry = |kind: &str, serial: &str, at: i64| {
-            ConstGauge::new(at).encode(family.encode_family(&[("kind", kind), ("serial", serial)])?)
+        let mut expiry = |kind: &str, serial: &str, fingerprint: &str, at: i64| {
+            let labels = [("kind", kind), ("serial", serial), ("fingerprint", fingerprint)];
+            ConstGauge::new(at).encode(family.encode_family(&labels)?)
         };
         let forecast = running.forecast(SystemTime::now());
         for one in &forecast {
-            expiry(one.kind.name(), &one.serial, to_unix(one.ends))?;
+            expiry(one.kind.name(), &one.serial, &one.fingerprint, to_unix(one.ends))?;
         }
         // Of the leaf issued last only the time: its serial would be a new series each time.
         let last = running.metrics.last_leaf_not_after();
         if last != 0 {
-            expiry("leaf", "", last)?;
+            expiry("leaf", "", "", last)?;
         }
 
         let help = "Share of their life that certificates have left, 0 to 1";
         let name = "signet_certificate_life_left_ratio";
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for one in &forecast {
-            let labels = [("kind", one.kind.name()), ("serial", one.serial.as_str())];
+            let labels = [
+                ("kind", one.kind.name()),
+                ("serial", one.serial.as_str()),
+                ("fingerprint", one.fingerprint.as_str()),
+            ];
             ConstGauge::new(one.share_left).encode(family.encode_family(&labels)?)?;
         }
         Ok(())

@@ -91,7 +91,7 @@ pub fn compare(old: &Cacerts, new: &Cacerts) -> Change {
             ),
         );
     }
-    if old.anchor != new.anchor {
+    if !ends_in(new, &old.anchor) {
         add(ReasonCode::AnchorChanged, anchor_changed(old, new));
     }
     for root in beyond(&new.roots, &old.roots) {
@@ -109,6 +109,13 @@ pub fn compare(old: &Cacerts, new: &Cacerts) -> Change {
     }
     let verdict = reasons.iter().map(|reason| reason.code.verdict()).max().unwrap_or(Verdict::Same);
     Change { verdict, reasons }
+}
+
+/// Whether the chain of `cacerts` ends in `anchor`, or ends there as well: a root that was issued anew for the
+/// same key and name signs what the old one did.
+fn ends_in(cacerts: &Cacerts, anchor: &Certificate) -> bool {
+    let top = cacerts.intermediates.last().unwrap_or(&cacerts.ca.certificate);
+    cacerts.anchor == *anchor || (cacerts.roots.contains(anchor) && top.is_signed_by(anchor))
 }
 
 fn anchor_changed(old: &Cacerts, new: &Cacerts) -> String {
@@ -169,7 +176,7 @@ mod tests {
         let again = Ca::root(a.certificate.facts().subject.clone(), life(20), copy(&a).key).unwrap();
         let old = loaded(&a1, &a, &[&a]);
         let both = loaded(&a1, &a, &[&a, &b]);
-        let table: [(&str, &Cacerts, Cacerts, Verdict, &[&str]); 12] = [
+        let table: [(&str, &Cacerts, Cacerts, Verdict, &[&str]); 13] = [
             ("nothing", &old, loaded(&a1, &a, &[&a]), Verdict::Same, &[]),
             ("the order of roots", &both, loaded(&a1, &a, &[&b, &a]), Verdict::Same, &[]),
             ("a root more", &old, loaded(&a1, &a, &[&a, &b]), Verdict::Safe, &["ROOT_ADDED"]),
@@ -202,6 +209,13 @@ mod tests {
                 "a root issued anew beside the old one",
                 &old,
                 loaded(&a1, &a, &[&a, &again]),
+                Verdict::Safe,
+                &["ROOT_ADDED"],
+            ),
+            (
+                "a root issued anew before the old one, whose chain ends in both",
+                &old,
+                loaded(&a1, &again, &[&again, &a]),
                 Verdict::Safe,
                 &["ROOT_ADDED"],
             ),

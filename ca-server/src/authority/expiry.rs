@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 use signet_certs::chain::Certificate;
 use signet_certs::clock::rfc3339;
+use signet_certs::digest::hex;
 use signet_certs::name;
 use signet_certs::validity::Validity;
 
@@ -74,6 +75,8 @@ pub struct Forecast {
     pub subject: String,
     /// Hex.
     pub serial: String,
+    /// The first half of its SHA-256, hex: serial numbers repeat between CAs.
+    pub fingerprint: String,
     /// Its last good second, RFC 3339.
     pub not_after: String,
     /// Its last good second.
@@ -130,6 +133,7 @@ fn of(kind: Kind, certificate: &Certificate, now: SystemTime) -> Forecast {
         kind,
         subject: names,
         serial: facts.serial.to_string(),
+        fingerprint: hex(&certificate.digest()[..16]),
         not_after: rfc3339(facts.validity.not_after),
         ends: facts.validity.not_after,
         seconds_left: facts.validity.not_after.duration_since(now).unwrap_or_default().as_secs(),
@@ -150,9 +154,9 @@ impl Warner {
         let mut said = BTreeMap::new();
         let mut due = Vec::new();
         for one in forecast {
-            let before = self.said.get(&one.serial).copied().unwrap_or(Level::Fine);
+            let before = self.said.get(&one.fingerprint).copied().unwrap_or(Level::Fine);
             let worth_saying = one.level > if one.kind.renews_itself() { Level::Half } else { Level::Fine };
-            said.insert(one.serial.clone(), one.level.max(before));
+            said.insert(one.fingerprint.clone(), one.level.max(before));
             if worth_saying && one.level > before {
                 due.push(one);
             }

@@ -127,10 +127,24 @@ fn identified(place: PathBuf) -> Option<(PathBuf, (u64, u64))> {
     Some((place, (found.dev(), found.ino())))
 }
 
-/// The folder, the one above it, and those in which its files really stand.
+/// Where a link leads, link by link: each of them may be swapped.
+fn hops(path: &Path) -> Vec<PathBuf> {
+    let mut hops = vec![path.to_owned()];
+    // A loop of links leads nowhere.
+    while hops.len() < 16
+        && let Some(Ok(target)) = hops.last().map(std::fs::read_link)
+    {
+        let from = hops.last().and_then(|hop| hop.parent()).unwrap_or(Path::new("/"));
+        hops.push(from.join(target));
+    }
+    hops
+}
+
+/// The folder, the ones above it and above what its links lead to, and those in which its files really stand.
 fn places(path: &Path) -> BTreeSet<PathBuf> {
     let files = NAMES.iter().filter_map(|name| path.join(name).canonicalize().ok());
     let mut places: BTreeSet<PathBuf> = files.filter_map(|file| file.parent().map(Path::to_owned)).collect();
+    places.extend(hops(path).iter().filter_map(|hop| hop.parent().map(Path::to_owned)));
     places.insert(path.to_owned());
     places.extend(path.canonicalize());
     places.extend(path.parent().map(Path::to_owned));
@@ -190,14 +204,17 @@ mod tests {
             symlink(at(to), at("new")).unwrap();
             fs::rename(at("new"), link).unwrap();
         };
-        swap("v1", at("linked"));
+        // Through another link, which stands in a folder of its own.
+        fs::create_dir(at("current")).unwrap();
+        swap("v1", at("current/it"));
+        symlink("current/it", at("linked")).unwrap();
         let mut linked = followed(&at("linked"));
         // As Kubernetes does it: the files are links through one link, and that is swapped.
         fs::create_dir(at("secret")).unwrap();
         swap("v1", at("secret/..data"));
         symlink("..data/ca-cert.pem", at("secret").join(CA_CERT)).unwrap();
         let mut secret = followed(&at("secret"));
-        swap("v2", at("linked"));
+        swap("v2", at("current/it"));
         swap("v2", at("secret/..data"));
         assert_eq!((next(&mut linked).await, next(&mut secret).await), ("v2".into(), "v2".into()));
         fs::write(at("v2").join(CA_CERT), "in place").unwrap();

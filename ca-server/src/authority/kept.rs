@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 
 use super::loader::{self, LoadError};
 use crate::data_folder::AUTHORITIES;
-use crate::sealing::{SealError, Sealer};
+use crate::sealing::{SealError, Sealer, is_sealed};
 
 /// A copy could not be written or removed.
 #[derive(Debug, Error)]
@@ -71,7 +71,7 @@ impl Kept {
 
         let name = name_of(cacerts, &parts);
         let target = self.path(&name);
-        if target.is_dir() {
+        if self.holds(&name, &parts) {
             return Ok(name);
         }
         let failed = |path: &Path| {
@@ -89,10 +89,24 @@ impl Kept {
             let file = new.join(file);
             files::write(&file, content, mode).map_err(failed(&file))?;
         }
+        // What stands there under this name is damaged.
+        remove_if_there(&target).map_err(failed(&target))?;
         fs::rename(&new, &target)
             .and_then(|()| File::open(&self.path)?.sync_all())
             .map_err(failed(&target))?;
         Ok(name)
+    }
+
+    /// Whether the copy is there and as it should be, sealed if keys are to be.
+    fn holds(&self, name: &str, parts: &[(&str, u32, &[u8])]) -> bool {
+        parts.iter().all(|(file, _, content)| {
+            let Ok(stored) = fs::read(self.path(name).join(file)).map(Zeroizing::new) else { return false };
+            if *file != CA_KEY {
+                return stored.as_slice() == *content;
+            }
+            let opened = self.sealer.open(&key_name(name), &stored);
+            is_sealed(&stored) == self.sealer.seals() && opened.is_ok_and(|key| key.as_slice() == *content)
+        })
     }
 
     /// Reads a copy and judges it at `now`. A key that is stored plain is sealed on the way, if keys are to be.
@@ -174,17 +188,16 @@ mod tests {
         let sealed = Kept::new(folder.path(), Arc::new(Sealer::from_file(Some(&kek)).unwrap()));
         let plain = Kept::new(folder.path(), Arc::default());
         let (a, b) = (cacerts(YEAR), cacerts(YEAR));
-        let is_sealed =
-            |name: &str| crate::sealing::is_sealed(&fs::read(sealed.path(name).join(CA_KEY)).unwrap());
+        let stored_sealed = |name: &str| is_sealed(&fs::read(sealed.path(name).join(CA_KEY)).unwrap());
         let name = sealed.write(&a).unwrap();
-        assert!(is_sealed(&name));
+        assert!(stored_sealed(&name));
         assert_eq!(sealed.read(&name, now()).unwrap().ca.key.spki(), a.ca.key.spki());
         let refused = plain.read(&name, now()).unwrap_err().to_string();
         assert!(refused.contains("ca-key.pem") && refused.contains("sealed"), "{refused}");
         let name = plain.write(&b).unwrap();
-        assert!(!is_sealed(&name));
+        assert!(!stored_sealed(&name));
         sealed.read(&name, now()).unwrap();
-        assert!(is_sealed(&name));
+        assert!(stored_sealed(&name));
         sealed.read(&name, now()).unwrap();
     }
 
@@ -195,6 +208,9 @@ mod tests {
         let (a, b) = (cacerts(YEAR), cacerts(YEAR));
         let (first, second) = (kept.write(&a).unwrap(), kept.write(&b).unwrap());
         assert_eq!(kept.write(&a).unwrap(), first);
+        fs::write(kept.path(&first).join(CA_KEY), "damaged").unwrap();
+        assert_eq!(kept.write(&a).unwrap(), first);
+        assert!(kept.read(&first, now()).is_ok(), "a damaged copy is written anew");
         fs::create_dir(kept.path(".new")).unwrap();
         kept.remove_all_but(&second).unwrap();
         assert_eq!(fs::read_dir(kept.path("")).unwrap().count(), 1);

@@ -1,10 +1,12 @@
 //! Reading the plugged-in `cacerts` folder from disk; `signet_certs::cacerts` says what it means.
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use rustix::fs::OFlags;
 use signet_certs::cacerts::{Cacerts, Fault, Folder, MAX_FILE, NAMES};
 use thiserror::Error;
 use zeroize::Zeroizing;
@@ -45,7 +47,13 @@ pub fn read(path: &Path) -> Folder {
 
 fn read_bounded(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     let mut bytes = Zeroizing::new(Vec::new());
-    File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
+    // A pipe would be waited for, for ever.
+    let nonblocking = OFlags::NONBLOCK.bits().cast_signed();
+    let file = OpenOptions::new().read(true).custom_flags(nonblocking).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no regular file, but a directory or a pipe"));
+    }
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_FILE {
         return Err(io::Error::other(format!("it is larger than {MAX_FILE} bytes")));
     }
@@ -67,6 +75,18 @@ mod tests {
         fs::write(folder.join(CA_KEY), cacerts.ca.key.to_pkcs8_pem().as_bytes()).unwrap();
         fs::write(folder.join(CERT_CHAIN), format!("{signer}{root}")).unwrap();
         fs::write(folder.join(ROOT_CERT), root).unwrap();
+    }
+
+    #[test]
+    fn a_pipe_is_said_to_be_none_of_the_files_and_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path());
+        let pipe = folder.path().join(CA_CERT);
+        fs::remove_file(&pipe).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0)
+            .unwrap();
+        let text = load(folder.path(), now()).unwrap_err().to_string();
+        assert!(text.contains("ca-cert.pem: cannot be read: it is no regular file"), "{text}");
     }
 
     #[test]

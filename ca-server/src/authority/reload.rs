@@ -16,6 +16,7 @@ use signet_service::logging::with_causes;
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{block_in_place, spawn_blocking};
+use tokio::time::Instant;
 
 use super::Issuer;
 use super::issuing::{self, Absent, IssuingCa, MintError, Mode};
@@ -111,15 +112,16 @@ pub struct Authorities {
 impl Authorities {
     /// Follows the folder and the clock. Never returns; may be dropped between two changes.
     pub async fn run(mut self, mut folders: mpsc::Receiver<Folder>) {
+        // Not begun anew with each change, or a folder without rest would put it off for ever.
+        let mut look = Instant::now() + RETRY;
         loop {
-            let due = self.due(SystemTime::now());
             tokio::select! {
                 folder = folders.recv() => match folder {
                     Some(folder) => self.consider(folder, SystemTime::now()).await,
                     // Whoever watches has ended with the server.
                     None => return,
                 },
-                () = tokio::time::sleep(due.clamp(RETRY, LONGEST_SLEEP)) => {
+                () = tokio::time::sleep_until(look) => {
                     let now = SystemTime::now();
                     self.renew(now).await;
                     // What was not valid yet may be now, and a disk that was full may have room.
@@ -127,6 +129,7 @@ impl Authorities {
                         let folder = block_in_place(|| loader::read(&self.folder));
                         self.consider(folder, now).await;
                     }
+                    look = Instant::now() + self.due(now).clamp(RETRY, LONGEST_SLEEP);
                 }
             }
         }
@@ -190,6 +193,7 @@ impl Authorities {
         self.issuer.store(issuer.clone());
         self.publisher.publish(trust);
         self.source = Source::Cacerts;
+        tell_notes(issuer.cacerts());
         tracing::info!(
             issuer = issuer.id(),
             before = before.id(),
@@ -256,6 +260,13 @@ impl Issuing {
     }
 }
 
+/// Logs what was put right in the CA files, or is worth knowing of them.
+pub fn tell_notes(cacerts: &Cacerts) {
+    for note in &cacerts.notes {
+        tracing::warn!(code = note.code, note = %note, "a note on the CA files; certs lint says more");
+    }
+}
+
 /// Makes `issuer` the active authority, durably: its copy, the act's record, its row. Nothing of it counts
 /// before the row is there.
 pub async fn activate(
@@ -274,7 +285,21 @@ pub async fn activate(
         let (store, issuer, copy) = (store.clone(), issuer.clone(), copy.clone());
         spawn_blocking(move || state::change(store.as_ref(), &issuer, source, copy, now)).await??
     };
-    let Some(change) = change else { return Ok(()) };
+    let tidy = {
+        let kept = kept.clone();
+        move || {
+            if let Err(error) = kept.remove_all_but(&copy) {
+                tracing::warn!(
+                    error = with_causes(&error),
+                    "the files of an earlier authority are still there"
+                );
+            }
+        }
+    };
+    let Some(change) = change else {
+        // A crash may have left some, and keys that sign nothing more are not left lying about.
+        return Ok(spawn_blocking(tidy).await?);
+    };
     let act = ActEntry {
         kind: change.act.to_owned(),
         actor: "ca-server".to_owned(),
@@ -282,12 +307,9 @@ pub async fn activate(
         reason: source.reason().to_owned(),
     };
     log.append(Entry::act(now, act)).await?;
-    let kept = kept.clone();
     spawn_blocking(move || -> Result<(), TakeError> {
         change.apply(store.as_ref())?;
-        if let Err(error) = kept.remove_all_but(&copy) {
-            tracing::warn!(error = with_causes(&error), "the files of an earlier authority are still there");
-        }
+        tidy();
         Ok(())
     })
     .await?

@@ -9,12 +9,14 @@ use std::time::{Duration, SystemTime};
 
 use signet_certs::ca::{Ca, CaError};
 use signet_certs::cacerts::{Cacerts, Folder};
+use signet_certs::chain::Certificate;
 use signet_certs::clock::whole_seconds;
 use signet_certs::digest::hex;
 use signet_certs::key::{KeyError, PrivateKey};
 use signet_certs::name::ca_name;
 use signet_certs::spiffe_id::TrustDomain;
 use signet_certs::validity::{BACKDATE, Validity};
+use signet_service::logging::with_causes;
 use thiserror::Error;
 
 use super::kept::Kept;
@@ -79,6 +81,9 @@ pub fn choose(
     let Some(row) = active else {
         if folder.is_empty() {
             let cacerts = Arc::new(self_signed(trust_domain, now)?);
+            let id = hex(&cacerts.ca.certificate.key_id());
+            let (folder, exists) = (path.display(), path.exists());
+            tracing::warn!(id, %folder, exists, "nothing is plugged in: made a self-signed CA, to be trusted from now on");
             return Ok(Start { cacerts, source: Source::SelfSigned });
         }
         let cacerts = Arc::new(plugged().map_err(StartError::Load)?);
@@ -96,29 +101,40 @@ pub fn choose(
             Err(error) => error,
         }
     };
-    // The same key in the folder is as good as the copy; another one is where the last one has ended with all
-    // that it signed.
-    let ended = row_ended(row, now);
     match plugged() {
-        Ok(cacerts) if ended || hex(&cacerts.ca.certificate.key_id()) == row.id => {
+        Ok(cacerts) if continues(row, &cacerts, now) => {
+            let (cause, copy) = (with_causes(&cause), kept.path(&row.copy));
+            tracing::warn!(cause, copy = %copy.display(), "the active CA's copy cannot be used; the CA files continue it");
             Ok(Start { cacerts: Arc::new(cacerts), source: Source::Cacerts })
         }
         _ => Err(StartError::Lost {
             id: row.id.clone(),
             since: row.active_since.clone(),
-            way_back: way_back(row, kept, path),
+            way_back: way_back(row, kept, path, &cause),
             cause,
         }),
     }
 }
 
-fn row_ended(row: &Row, now: SystemTime) -> bool {
-    let chain = signet_certs::chain::Certificate::all_from_pem(row.chain.as_bytes()).unwrap_or_default();
-    chain.iter().any(|member| member.facts().validity.not_after < now)
+/// Whether a CA can follow the one of `row` without anybody's noticing: its roots are all there and its chain
+/// ends in the same one. Where that root has ended, nobody is left to notice.
+fn continues(row: &Row, next: &Cacerts, now: SystemTime) -> bool {
+    let chain = Certificate::all_from_pem(row.chain.as_bytes()).unwrap_or_default();
+    let Some(anchor) = chain.last() else { return false };
+    let roots: Vec<_> = next.roots.iter().map(|root| hex(&root.digest())).collect();
+    anchor.facts().validity.not_after < now
+        || next.anchor == *anchor && row.root_digests.iter().all(|root| roots.contains(root))
 }
 
-fn way_back(row: &Row, kept: &Kept, path: &Path) -> String {
+fn way_back(row: &Row, kept: &Kept, path: &Path, cause: &LoadError) -> String {
     let copy: PathBuf = kept.path(&row.copy);
+    let says = |code: &str| cause.faults.iter().any(|fault| fault.code == code);
+    if says("NOT_YET_VALID") {
+        return "it is not valid yet: check this machine's clock".to_owned();
+    }
+    if says("ENDED") {
+        return format!("it has ended: put a successor under the same root into {}", path.display());
+    }
     match row.source {
         Source::Cacerts => format!("put its files back into {}", path.display()),
         Source::SelfSigned => format!(
@@ -146,7 +162,7 @@ mod tests {
     use super::*;
     use crate::authority::issuer::tests::issuer;
     use crate::authority::state;
-    use crate::authority::tests::{YEAR, cacerts, now};
+    use crate::authority::tests::{YEAR, cacerts, life, now, root};
     use crate::store::MemoryStore;
     use signet_certs::cacerts::{CA_CERT, CA_KEY, NAMES};
     use std::fs;
@@ -261,14 +277,46 @@ mod tests {
         assert!(error.contains("put its files back into /cacerts"), "{error}");
     }
 
+    /// An intermediate of this life under a root, which is trusted together with others.
+    fn under(root: &Ca, others: &[&Ca], lifetime: Duration) -> Cacerts {
+        let key = PrivateKey::generate_p256().unwrap();
+        let subject = ca_name("Signet", Some("cluster1"), "Intermediate CA");
+        let ca = root.intermediate(subject, 0, life(lifetime), key).unwrap();
+        let signer = ca.certificate.clone();
+        let roots = [&[root], others].concat().iter().map(|root| root.certificate.clone()).collect();
+        Cacerts::of(ca, vec![signer], root.certificate.clone(), roots)
+    }
+
     #[test]
-    fn after_the_end_of_the_active_ca_its_successor_is_taken() {
+    fn after_the_end_of_the_active_intermediate_only_what_continues_it_is_taken() {
+        let (home, a, b) = (Home::new(), root("A"), root("B"));
+        home.start(&plugged(&under(&a, &[&b], YEAR)));
+        let later = now() + YEAR * 2;
+        let next = under(&a, &[&b], YEAR * 5);
+        assert_eq!(id(&home.choose(&plugged(&next), later).unwrap()), next.ca.certificate.key_id());
+        for other in [under(&b, &[&a], YEAR * 5), under(&a, &[], YEAR * 5)] {
+            let error = home.choose(&plugged(&other), later).unwrap_err().to_string();
+            assert!(
+                error.contains("it has ended: put a successor under the same root into /cacerts"),
+                "{error}"
+            );
+        }
+        assert!(home.choose(&Folder::new(), later).is_err());
+        let early = home.choose(&Folder::new(), now() - YEAR).unwrap_err().to_string();
+        assert!(early.contains("check this machine's clock"), "{early}");
+    }
+
+    #[test]
+    fn after_the_end_of_the_root_any_successor_is_taken() {
         let home = Home::new();
         home.start(&plugged(&cacerts(YEAR)));
-        let later = now() + YEAR * 2;
-        let next = cacerts(YEAR * 5);
-        assert_eq!(id(&home.choose(&plugged(&next), later).unwrap()), next.ca.certificate.key_id());
-        assert!(home.choose(&Folder::new(), later).is_err());
+        let later = now() + YEAR * 11;
+        let key = PrivateKey::generate_p256().unwrap();
+        let validity = Validity { not_before: now(), not_after: now() + YEAR * 20 };
+        let next = Ca::root(ca_name("Signet", None, "Next"), validity, key).unwrap();
+        let root = next.certificate.clone();
+        let next = Cacerts::of(next, Vec::new(), root.clone(), vec![root.clone()]);
+        assert_eq!(id(&home.choose(&plugged(&next), later).unwrap()), root.key_id());
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 use signet_certs::chain::Certificate;
 use signet_certs::clock::rfc3339;
+use signet_certs::digest::hex;
 use signet_certs::name;
 use thiserror::Error;
 
@@ -71,6 +72,9 @@ pub struct Row {
     pub chain: String,
     /// Subjects of the roots that it was loaded with.
     pub roots: Vec<String>,
+    /// SHA-256 of each of them, hex; rows of the first layout have none.
+    #[serde(default)]
+    pub root_digests: Vec<String>,
 }
 
 /// Why rows cannot be kept or read.
@@ -157,6 +161,7 @@ fn row(issuer: &Issuer, source: Source, copy: String, active_since: String) -> R
         copy,
         chain: cacerts.intermediates.iter().chain([&cacerts.anchor]).map(Certificate::to_pem).collect(),
         roots: cacerts.roots.iter().map(|root| name::display(&root.facts().subject)).collect(),
+        root_digests: cacerts.roots.iter().map(|root| hex(&root.digest())).collect(),
     }
 }
 

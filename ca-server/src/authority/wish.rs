@@ -98,8 +98,16 @@ pub fn judge(folder: &Folder, active: &Cacerts, source: Source, rules: &Rules, n
         Verdict::Same => Outcome::Same,
         Verdict::NeedsRotation => {
             let grave = |reason: &change::Reason| reason.code.verdict() == Verdict::NeedsRotation;
+            let way_out = match source {
+                Source::Cacerts => "",
+                Source::SelfSigned => {
+                    "; until there are rotations, another root begins with another data folder, and every \
+                     workload needs it"
+                }
+            };
             let reasons = change.reasons.into_iter().filter(grave);
-            let reasons = reasons.map(|reason| Reason { code: reason.code.name(), text: reason.text });
+            let reasons =
+                reasons.map(|reason| Reason { code: reason.code.name(), text: reason.text + way_out });
             Outcome::Refuse(Refused::of(&wished, reasons.collect()))
         }
         Verdict::Safe => match rehearse(wished.clone(), &rules.domains, &rules.serving, now) {

@@ -24,11 +24,13 @@ pub(crate) fn send_running(
     to: &mut impl Destination,
 ) -> Result<u64, BackupError> {
     // State before the log and the files: what a row speaks of is recorded and written before the row is, or
-    // is done again by a server that does not find the row.
+    // is done again by a server that does not find the row. A copy of CA files comes before its row and goes
+    // after it, so rows and copies fit if the copies are the same before and after.
+    let copies = copies(data)?;
     state::send(store, to)?;
     let log = runtime.block_on(log.export())?;
     send_files(data, &log, to)?;
-    Ok(log.records)
+    if self::copies(data)? == copies { Ok(log.records) } else { Err(BackupError::Changed) }
 }
 
 /// Sends what a stopped server left in its data folder; answers how many records the log in it has.
@@ -60,6 +62,32 @@ fn send_files(data: &Path, log: &LogExport, to: &mut impl Destination) -> Result
     send_folder(&data.join(AUTHORITIES), AUTHORITIES, to)
 }
 
+/// The names of the copies of CA files that are whole.
+fn copies(data: &Path) -> Result<Vec<PathBuf>, BackupError> {
+    let mut copies = list(&data.join(AUTHORITIES))?;
+    copies.retain(|path| !is_unfinished(path));
+    Ok(copies)
+}
+
+/// What is being written has a name of its own until it is whole.
+fn is_unfinished(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.starts_with('.') || name.ends_with(".tmp")
+}
+
+/// What is in a folder, in the order of the names; nothing if it is not there.
+fn list(path: &Path) -> Result<Vec<PathBuf>, BackupError> {
+    let failed = |source| BackupError::Io { attempted: "list", path: path.to_owned(), source };
+    let entries = match fs::read_dir(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(failed)?,
+    };
+    let mut paths =
+        entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<PathBuf>, _>>().map_err(failed)?;
+    paths.sort();
+    Ok(paths)
+}
+
 /// The log's folder is flat.
 fn in_log(path: &Path) -> String {
     format!("{LOG}/{}", path.file_name().unwrap_or_default().to_string_lossy())
@@ -67,20 +95,11 @@ fn in_log(path: &Path) -> String {
 
 /// Sends a folder's files and those below it, if it is there, in the order of their names.
 fn send_folder(path: &Path, name: &str, to: &mut impl Destination) -> Result<(), BackupError> {
-    let failed = |source| BackupError::Io { attempted: "list", path: path.to_owned(), source };
-    let entries = match fs::read_dir(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        entries => entries.map_err(failed)?,
-    };
-    let mut paths =
-        entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<PathBuf>, _>>().map_err(failed)?;
-    paths.sort();
-    for path in paths {
+    for path in list(path)?.into_iter().filter(|path| !is_unfinished(path)) {
         let name = format!("{name}/{}", path.file_name().unwrap_or_default().to_string_lossy());
         if path.is_dir() {
             send_folder(&path, &name, to)?;
-        } else if path.extension().is_none_or(|extension| extension != "tmp") {
-            // What is being written has a name of its own until it is whole.
+        } else {
             send(&path, &name, None, to)?;
         }
     }

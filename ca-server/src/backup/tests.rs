@@ -61,6 +61,9 @@ impl Server {
         folder.write_key(AUTHORITY, b"an authority's key").unwrap();
         fs::write(folder.path().join("authorities/0a1b/ca-cert.pem"), "public").unwrap();
         fs::write(folder.path().join("authorities/0a1b/ca-key.pem.tmp"), "half").unwrap();
+        fs::create_dir(folder.path().join("authorities/.new")).unwrap();
+        fs::write(folder.path().join("authorities/.new/ca-key.pem"), "of a copy that a crash cut short")
+            .unwrap();
         Server { root, log: Some(log), store, folder: Some(folder) }
     }
 
@@ -202,6 +205,39 @@ async fn a_running_server_comes_back_as_it_was_at_the_backup() {
     assert_eq!(act.kind, "restored");
     assert!(act.reason.contains("2030-03-17T17:46:40Z") && act.reason.contains(&restored.epoch.to_string()));
     assert!(act.subject.starts_with("9 records, root "), "{act:?}");
+}
+
+/// Takes a backup, while another copy of CA files comes as soon as the state was sent.
+struct Meddler {
+    folder: BackupFolder,
+    copy: PathBuf,
+}
+
+impl Destination for Meddler {
+    fn begin(&mut self, name: &str) -> Result<(), BackupError> {
+        if name.starts_with("log/") {
+            fs::create_dir_all(&self.copy).unwrap();
+        }
+        self.folder.begin(name)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), BackupError> {
+        self.folder.write(bytes)
+    }
+}
+
+#[tokio::test]
+async fn ca_files_that_change_during_a_backup_are_an_error() {
+    let server = Server::start(Sealer::plain());
+    server.issue(0..3).await;
+    let (log, store, data) = (server.log().clone(), server.store.clone(), server.path("data"));
+    let folder = BackupFolder::create(&server.path("backup")).unwrap();
+    let mut meddler = Meddler { folder, copy: data.join("authorities/0a1c") };
+    let runtime = Handle::current();
+    let work = move || send_running(&data, &log, store.as_ref(), &runtime, &mut meddler);
+    let sent = tokio::task::spawn_blocking(work).await.unwrap();
+    assert!(matches!(sent, Err(BackupError::Changed)), "{sent:?}");
+    server.backup("again").await;
 }
 
 #[tokio::test]

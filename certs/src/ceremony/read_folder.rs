@@ -22,6 +22,10 @@ pub(crate) fn read_folder(path: &Path) -> Folder {
 /// No more than a CA file can be long.
 fn read_bounded(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     let mut bytes = Zeroizing::new(Vec::new());
+    // A pipe would be waited for, for ever.
+    if !path.metadata()?.is_file() {
+        return Err(io::Error::other("it is no regular file, but a directory or a pipe"));
+    }
     File::open(path)?.take(MAX_FILE + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_FILE {
         return Err(io::Error::other(format!("it is larger than {MAX_FILE} bytes")));
