@@ -36,7 +36,7 @@ use crate::authority::state::{self, StateError};
 use crate::authority::wish::Rules;
 use crate::authority::{Issuer, follow, loader};
 use crate::config::Config;
-use crate::data_folder::{DataFolder, DataFolderError};
+use crate::data_folder::{self, DataFolder, DataFolderError};
 use crate::health::Health;
 use crate::issuance_log::{self, IssuanceLog};
 use crate::issue::Issuance;
@@ -164,6 +164,20 @@ pub fn runtime_threads() -> usize {
 
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from)
+}
+
+/// Which CA a server with this configuration would begin with, for people. Nothing is opened.
+pub fn would_begin_with(config: &Config) -> String {
+    let (data, cacerts) = (config.data.display(), config.cacerts.display());
+    if data_folder::has_authority(&config.data) {
+        format!(
+            "it would begin with the CA that is active in {data}; {cacerts} is a wish, judged against that"
+        )
+    } else if loader::read(&config.cacerts).is_empty() {
+        format!("nothing is plugged in at {cacerts}: it would make a self-signed CA in {data}")
+    } else {
+        format!("it would begin with the CA in {cacerts}")
+    }
 }
 
 /// Runs the server until SIGTERM or SIGINT.

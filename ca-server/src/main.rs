@@ -69,8 +69,9 @@ fn main() -> ExitCode {
             // The subcommand was just matched.
             let Some((verb, flags)) = matches.subcommand() else { return ExitCode::from(2) };
             match config::load(flags, |name| std::env::var(name).ok(), verb == "run") {
-                Ok(_) if verb == "check" => {
+                Ok(config) if verb == "check" => {
                     println!("the configuration and everything it names are in order");
+                    println!("{}", app::would_begin_with(&config));
                     ExitCode::SUCCESS
                 }
                 Ok(config) => run(config),

@@ -70,11 +70,21 @@ async fn without_room_or_by_configuration_there_is_none_and_status_says_why() {
 #[tokio::test]
 async fn with_nothing_plugged_in_a_root_is_made_once_and_its_loss_is_an_error_with_the_way_back() {
     let site = Site::default();
+    let checked = || done(site.ca_command("check", &[]).output().unwrap());
+    assert!(checked().contains("begin with the CA in cacerts"), "{}", checked());
     fs::remove_dir_all(site.path("cacerts")).unwrap();
+    assert!(
+        checked().contains("nothing is plugged in at cacerts: it would make a self-signed CA"),
+        "{}",
+        checked()
+    );
     let ca = site.ca(&[]).await;
+    assert!(checked().contains("the CA that is active in data"), "{}", checked());
     let list = ca.json(&["authority", "list"]);
     assert_eq!((&list[0]["state"], &list[0]["source"]), (&"active".into(), &"self-signed".into()));
     let id = list[0]["id"].as_str().unwrap().to_owned();
+    let made = "nothing is plugged in: made a self-signed CA, to be trusted from now on";
+    assert_eq!(ca.process.message(made).await.json["id"], id.as_str());
     let copies: Vec<_> = fs::read_dir(site.path("data/authorities")).unwrap().collect();
     let copy = copies.into_iter().next().unwrap().unwrap().path();
     let mode = std::os::unix::fs::PermissionsExt::mode(
