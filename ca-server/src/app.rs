@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use signet_proto::istio::v1::auth::istio_certificate_service_server::IstioCertificateServiceServer;
 use signet_proto::signet::trust::v1::trust_distribution_server::TrustDistributionServer;
+use signet_service::logging::with_causes;
 use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -206,12 +207,21 @@ pub async fn run(mut config: Config) -> Result<(), AppError> {
         organization: config.trust_domain.to_string(),
         lifetime: config.lifetimes.default,
     };
-    let issuing_ca = issuing.make(&start.cacerts, &log, &publisher.current(), started).await?;
+    let issuing_ca = match issuing.make(&start.cacerts, &log, &publisher.current(), started).await {
+        Err(_) if !start.signs => None,
+        made => made?,
+    };
     let issuer = Arc::new(Issuer::new(start.cacerts, issuing_ca, publisher.current()));
     reload::activate(&kept, store.clone(), &log, issuer.clone(), start.source, started).await?;
     let issuer = Arc::new(ArcSwap::from(issuer));
     let serving = Arc::new(ServingCertificate::new(config.serving.clone(), issuer.clone()));
-    serving.renew(&log, SystemTime::now()).await?;
+    match serving.renew(&log, SystemTime::now()).await {
+        // Nobody can connect until there is a successor, and it is tried again.
+        Err(error) if !start.signs => {
+            tracing::error!(error = with_causes(&error), "serving certificate not made");
+        }
+        made => made?,
+    }
 
     let mut authorities = Authorities {
         folder: config.cacerts.clone(),

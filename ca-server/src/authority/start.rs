@@ -65,6 +65,8 @@ pub struct Start {
     pub cacerts: Arc<Cacerts>,
     /// Where it came from.
     pub source: Source,
+    /// Whether it can sign now. One that has ended waits for a successor, and the server is not ready.
+    pub signs: bool,
 }
 
 /// Chooses. `active` is the row of the authority that was active last, `folder` what is plugged in at `path`.
@@ -84,20 +86,25 @@ pub fn choose(
             let id = hex(&cacerts.ca.certificate.key_id());
             let (folder, exists) = (path.display(), path.exists());
             tracing::warn!(id, %folder, exists, "nothing is plugged in: made a self-signed CA, to be trusted from now on");
-            return Ok(Start { cacerts, source: Source::SelfSigned });
+            return Ok(Start { cacerts, source: Source::SelfSigned, signs: true });
         }
         let cacerts = Arc::new(plugged().map_err(StartError::Load)?);
-        return Ok(Start { cacerts, source: Source::Cacerts });
+        return Ok(Start { cacerts, source: Source::Cacerts, signs: true });
     };
     // Rows of the first layout have no copy: there the folder is all there is.
     let cause = if row.copy.is_empty() {
         match plugged() {
-            Ok(cacerts) => return Ok(Start { cacerts: Arc::new(cacerts), source: Source::Cacerts }),
+            Ok(cacerts) => {
+                return Ok(Start { cacerts: Arc::new(cacerts), source: Source::Cacerts, signs: true });
+            }
             Err(error) => error,
         }
     } else {
-        match kept.read(&row.copy, now) {
-            Ok(cacerts) => return Ok(Start { cacerts: Arc::new(cacerts), source: row.source }),
+        match kept.read(&row.copy, now).or_else(|cause| dormant(row, kept, cause)) {
+            Ok(cacerts) => {
+                let signs = cacerts.validities().all(|validity| validity.at(now).is_ok());
+                return Ok(Start { cacerts: Arc::new(cacerts), source: row.source, signs });
+            }
             Err(error) => error,
         }
     };
@@ -105,12 +112,12 @@ pub fn choose(
         Ok(cacerts) if continues(row, &cacerts, now) => {
             let (cause, copy) = (with_causes(&cause), kept.path(&row.copy));
             tracing::warn!(cause, copy = %copy.display(), "the active CA's copy cannot be used; the CA files continue it");
-            Ok(Start { cacerts: Arc::new(cacerts), source: Source::Cacerts })
+            Ok(Start { cacerts: Arc::new(cacerts), source: Source::Cacerts, signs: true })
         }
         _ => Err(StartError::Lost {
             id: row.id.clone(),
             since: row.active_since.clone(),
-            way_back: way_back(row, kept, path, &cause),
+            way_back: way_back(row, kept, path),
             cause,
         }),
     }
@@ -126,15 +133,25 @@ fn continues(row: &Row, next: &Cacerts, now: SystemTime) -> bool {
         || next.anchor == *anchor && row.root_digests.iter().all(|root| roots.contains(root))
 }
 
-fn way_back(row: &Row, kept: &Kept, path: &Path, cause: &LoadError) -> String {
+/// The copy of a CA that has ended or is not valid yet, and is in order otherwise: as it was when it was valid.
+fn dormant(row: &Row, kept: &Kept, cause: LoadError) -> Result<Cacerts, LoadError> {
+    if !cause.faults.iter().all(|fault| matches!(fault.code, "ENDED" | "NOT_YET_VALID")) {
+        return Err(cause);
+    }
+    let chain = Certificate::all_from_pem(row.chain.as_bytes()).unwrap_or_default();
+    let Some(valid) = chain.iter().map(|member| member.facts().validity.not_before).max() else {
+        return Err(cause);
+    };
+    let cacerts = kept.read(&row.copy, valid)?;
+    tracing::error!(
+        cause = %cause,
+        "the active CA cannot sign now: put a successor under the same root into the CA files, or mend the clock"
+    );
+    Ok(cacerts)
+}
+
+fn way_back(row: &Row, kept: &Kept, path: &Path) -> String {
     let copy: PathBuf = kept.path(&row.copy);
-    let says = |code: &str| cause.faults.iter().any(|fault| fault.code == code);
-    if says("NOT_YET_VALID") {
-        return "it is not valid yet: check this machine's clock".to_owned();
-    }
-    if says("ENDED") {
-        return format!("it has ended: put a successor under the same root into {}", path.display());
-    }
     match row.source {
         Source::Cacerts => format!("put its files back into {}", path.display()),
         Source::SelfSigned => format!(
@@ -288,28 +305,37 @@ mod tests {
     }
 
     #[test]
-    fn after_the_end_of_the_active_intermediate_only_what_continues_it_is_taken() {
+    fn a_ca_that_has_ended_or_is_not_valid_yet_is_started_with_and_does_not_sign() {
         let (home, a, b) = (Home::new(), root("A"), root("B"));
-        home.start(&plugged(&under(&a, &[&b], YEAR)));
-        let later = now() + YEAR * 2;
-        let next = under(&a, &[&b], YEAR * 5);
-        assert_eq!(id(&home.choose(&plugged(&next), later).unwrap()), next.ca.certificate.key_id());
-        for other in [under(&b, &[&a], YEAR * 5), under(&a, &[], YEAR * 5)] {
-            let error = home.choose(&plugged(&other), later).unwrap_err().to_string();
-            assert!(
-                error.contains("it has ended: put a successor under the same root into /cacerts"),
-                "{error}"
-            );
+        let first = home.start(&plugged(&under(&a, &[&b], YEAR)));
+        assert!(first.signs);
+        for at in [now() + YEAR * 2, now() - YEAR] {
+            for folder in
+                [Folder::new(), plugged(&under(&a, &[&b], YEAR * 5)), plugged(&under(&b, &[&a], YEAR * 5))]
+            {
+                let start = home.choose(&folder, at).unwrap();
+                assert_eq!((id(&start), start.signs), (id(&first), false));
+            }
         }
-        assert!(home.choose(&Folder::new(), later).is_err());
-        let early = home.choose(&Folder::new(), now() - YEAR).unwrap_err().to_string();
-        assert!(early.contains("check this machine's clock"), "{early}");
     }
 
     #[test]
-    fn after_the_end_of_the_root_any_successor_is_taken() {
+    fn without_its_copy_only_what_continues_the_active_ca_is_taken() {
+        let (home, a, b) = (Home::new(), root("A"), root("B"));
+        home.start(&plugged(&under(&a, &[&b], YEAR)));
+        fs::remove_dir_all(home.kept.path("")).unwrap();
+        let next = under(&a, &[&b], YEAR * 5);
+        assert_eq!(id(&home.choose(&plugged(&next), now()).unwrap()), next.ca.certificate.key_id());
+        for other in [under(&b, &[&a], YEAR * 5), under(&a, &[], YEAR * 5)] {
+            assert!(matches!(home.choose(&plugged(&other), now()), Err(StartError::Lost { .. })));
+        }
+    }
+
+    #[test]
+    fn without_its_copy_and_after_the_end_of_its_root_any_successor_is_taken() {
         let home = Home::new();
         home.start(&plugged(&cacerts(YEAR)));
+        fs::remove_dir_all(home.kept.path("")).unwrap();
         let later = now() + YEAR * 11;
         let key = PrivateKey::generate_p256().unwrap();
         let validity = Validity { not_before: now(), not_after: now() + YEAR * 20 };

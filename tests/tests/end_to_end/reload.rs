@@ -8,7 +8,8 @@ use serde_json::Value;
 use signet_tests::harness::ca::{Ca, done};
 use signet_tests::harness::caller::{Answer, Caller};
 use signet_tests::harness::eventually;
-use signet_tests::harness::http::metric;
+use signet_tests::harness::http::{get, metric};
+use signet_tests::harness::process::Process;
 use signet_tests::harness::site::Site;
 use signet_tests::load::reload::{Way, measure};
 
@@ -189,6 +190,26 @@ async fn case_30_broken_files_are_refused_one_by_one_and_good_ones_taken_after_e
     let (status, log) = ca.process.terminated().await;
     assert!(status.success());
     assert!(log.iter().all(|line| !line.text.contains("panicked")), "{log:?}");
+}
+
+#[tokio::test]
+async fn a_server_whose_ca_has_ended_starts_not_ready_and_a_successor_mends_it() {
+    let site = Site::with_intermediate_for("3s");
+    site.intermediate("next", "3650d");
+    let ca = site.ca(&[]).await;
+    let ended = async || (get(ca.monitoring, "/ready").0 == 503).then_some(());
+    eventually("the CA has ended", ended).await;
+    ca.process.terminated().await;
+    let process = Process::start("ca-server", site.ca_command("run", &[]));
+    process.message("issuing listening").await;
+    let line = process.message("monitoring listening").await;
+    let monitoring = line.json["addr"].as_str().unwrap().parse().unwrap();
+    let (code, said) = get(monitoring, "/ready");
+    assert!(code == 503 && said.contains("ended at"), "{said}");
+    put(&site, "next");
+    process.message("CA files taken").await;
+    process.message("ready").await;
+    assert_eq!(get(monitoring, "/ready").0, 200);
 }
 
 #[tokio::test]
