@@ -54,6 +54,13 @@ impl Kept {
         self.path.join(name)
     }
 
+    /// The names of the copies that are whole. There is more than one only after a crash.
+    pub fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        names.filter(|name| !name.starts_with('.')).collect()
+    }
+
     /// Writes a copy, durably, unless it is there; its name.
     pub fn write(&self, cacerts: &Cacerts) -> Result<String, KeepError> {
         let key = cacerts.ca.key.to_pkcs8_pem();

@@ -50,6 +50,13 @@ pub enum StartError {
         #[source]
         cause: LoadError,
     },
+    /// No row says which of several copies is active.
+    #[error(
+        "several CAs have a copy in {}, and the state that says which of them is active is lost: leave that one \
+         there and move the others away",
+        .0.display()
+    )]
+    Ambiguous(PathBuf),
     /// No key could be made.
     #[error("making the key of a self-signed CA")]
     Key(#[from] KeyError),
@@ -81,6 +88,17 @@ pub fn choose(
     let plugged =
         || Cacerts::read(folder, now).map_err(|faults| LoadError { folder: path.to_owned(), faults });
     let Some(row) = active else {
+        // The rows are lost, or a crash came before the first one: a copy is the CA that was active all the same.
+        match kept.names().as_slice() {
+            [] => {}
+            [only] => {
+                let cacerts = kept.read(only, now).map_err(StartError::Load)?;
+                let source =
+                    if cacerts.intermediates.is_empty() { Source::SelfSigned } else { Source::Cacerts };
+                return Ok(Start { cacerts: Arc::new(cacerts), source, signs: true });
+            }
+            _ => return Err(StartError::Ambiguous(kept.path(""))),
+        }
         if folder.is_empty() {
             let cacerts = Arc::new(self_signed(trust_domain, now)?);
             let id = hex(&cacerts.ca.certificate.key_id());
@@ -246,6 +264,19 @@ mod tests {
         assert!(first.cacerts.intermediates.is_empty());
         let again = home.choose(&Folder::new(), now() + YEAR).unwrap();
         assert_eq!((id(&again), again.source), (id(&first), Source::SelfSigned));
+    }
+
+    #[test]
+    fn without_its_row_the_copy_is_the_active_ca_and_none_is_made_anew() {
+        let home = Home::new();
+        let first = home.start(&Folder::new());
+        let home = Home { store: MemoryStore::default(), ..home };
+        for folder in [Folder::new(), plugged(&cacerts(YEAR))] {
+            let again = home.choose(&folder, now()).unwrap();
+            assert_eq!((id(&again), again.source), (id(&first), Source::SelfSigned));
+        }
+        home.kept.write(&cacerts(YEAR)).unwrap();
+        assert!(matches!(home.choose(&Folder::new(), now()), Err(StartError::Ambiguous(_))));
     }
 
     #[test]
