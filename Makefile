@@ -4,7 +4,7 @@ CARGO_FLAGS := --locked --profile fast
 RUSTDOC_FLAGS := '-D warnings -A rustdoc::private-intra-doc-links'
 PROGRAMS := --bin certs --bin ca-server --bin csr-client --bin token-issuer
 
-.PHONY: help demo test bench clean
+.PHONY: help demo test bench flood clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -29,6 +29,10 @@ test: ## run what CI runs: format, lints, documents, bans, then every test
 bench: ## measure certificates per second, CPU, memory and start-up
 	cargo build $(CARGO_FLAGS) $(PROGRAMS) --bin load
 	target/fast/load
+
+flood: ## show what the CA does under floods and attacks, and judge it; SECONDS_EACH=60 is the default
+	cargo build $(CARGO_FLAGS) $(PROGRAMS) --bin flood
+	target/fast/flood $(SECONDS_EACH)
 
 clean: ## remove target/: everything built, installed or left by the demo
 	cargo clean
