@@ -5,7 +5,7 @@
 //! any crash. The rows can be lost: then they are made again from the acts. [`target`] says whom a block is
 //! for, [`forecast`] what certificates it leaves.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -21,7 +21,7 @@ pub use self::forecast::Forecast;
 pub use self::target::Target;
 use self::target::Targets;
 use crate::attestation::Caller;
-use crate::issuance_log::{ActEntry, AppendError, Entry, EntryBody, Filter, IssuanceLog, Kind, ReadError};
+use crate::issuance_log::{ActEntry, AppendError, Entry, EntryBody, IssuanceLog, ReadError};
 use crate::store::{Batch, Store, StoreError, Table};
 
 mod forecast;
@@ -33,8 +33,6 @@ const MAX_BLOCKS: usize = 100_000;
 const LONGEST_REASON: usize = 1000;
 /// Row of [`Table::Meta`]: says that the rows are those of the log.
 const MARKER: &[u8] = b"blocks";
-/// Acts in memory at once, when rows are made again.
-const PAGE: usize = 1024;
 
 const ADDED: &str = "block";
 const ENDED: &str = "block-end";
@@ -295,27 +293,32 @@ impl Blocks {
 
     /// The rows, from the acts.
     fn make_again(&self) -> Result<(), BlockError> {
-        let filter = Filter { kind: Some(Kind::Act), ..Filter::default() };
-        let mut standing: BTreeMap<u64, Block> = BTreeMap::new();
-        let mut next = Some(0);
-        while let Some(from) = next {
-            let page = self.log.reader().records(&filter, from, PAGE)?;
-            for record in page.records {
-                let (id, time) = (record.index, record.entry.time);
-                let EntryBody::Act(act) = record.entry.body else { continue };
-                let not_ours = || BlockError::Act(id);
-                let (first, rest) = act.subject.split_once(' ').unwrap_or_default();
-                if act.kind == ADDED {
-                    let target = Target::parse(first, rest).map_err(|_| not_ours())?;
-                    // One that was recorded and, by a crash, not kept may have been ordered again.
-                    standing.retain(|_, block| block.target != target);
-                    let (since, by) = (rfc3339(time), act.actor);
-                    standing.insert(id, Block { id, target, since, by, reason: act.reason, left: None });
-                } else if act.kind == ENDED {
-                    standing.remove(&first.parse().map_err(|_| not_ours())?);
-                }
+        let mut standing: HashMap<Target, Block> = HashMap::new();
+        let mut not_ours = None;
+        self.log.reader().each(0, |record| {
+            let (id, time) = (record.index, record.entry.time);
+            let EntryBody::Act(act) = record.entry.body else { return };
+            let subject = match act.kind.as_str() {
+                ADDED => act.subject.as_str(),
+                ENDED => act.subject.split_once(' ').unwrap_or_default().1,
+                _ => return,
+            };
+            let (kind, value) = subject.split_once(' ').unwrap_or_default();
+            let Ok(target) = Target::parse(kind, value) else {
+                not_ours = Some(id);
+                return;
+            };
+            if act.kind == ENDED {
+                standing.remove(&target);
+            } else {
+                // In place of one that was recorded and, by a crash, not kept: it was ordered again.
+                let (since, by, reason) = (rfc3339(time), act.actor, act.reason);
+                let block = Block { id, target: target.clone(), since, by, reason, left: None };
+                standing.insert(target, block);
             }
-            next = page.next;
+        })?;
+        if let Some(id) = not_ours {
+            return Err(BlockError::Act(id));
         }
         let mut batch = Batch::default();
         for block in standing.values() {

@@ -10,10 +10,7 @@ use serde::{Deserialize, Serialize};
 use signet_certs::clock::rfc3339;
 
 use super::target::Targets;
-use crate::issuance_log::{Filter, Kind, LogReader, ReadError};
-
-/// Records in memory at once.
-const PAGE: usize = 1024;
+use crate::issuance_log::{LogReader, ReadError};
 
 /// What was left when it was counted; later ones there are none of, because of the block.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,31 +41,26 @@ pub(super) fn count(
     let mut counts: HashMap<u64, Count> = HashMap::new();
     // CAs under a blocked key: what they signed is under it, too.
     let mut beneath: HashMap<Vec<u8>, u64> = HashMap::new();
-    let filter = Filter { kind: Some(Kind::Certificate), ..Filter::default() };
     let since = now.checked_sub(longest).unwrap_or(SystemTime::UNIX_EPOCH);
-    let mut next = Some(reader.first_since(since)?);
-    while let Some(from) = next {
-        let page = reader.records(&filter, from, PAGE)?;
-        for certificate in page.records.iter().filter_map(|record| record.certificate()) {
-            let key = targets.of_key(&certificate.issuer_key_id);
-            if !certificate.subject_key_id.is_empty() {
-                beneath.extend(key.map(|id| (certificate.subject_key_id.clone(), id)));
-            }
-            if certificate.profile != "workload" || certificate.not_after < now {
-                continue;
-            }
-            let parent = beneath.get(&certificate.issuer_key_id).copied().filter(|id| Some(*id) != key);
-            let mut ids: Vec<u64> = targets.of_record(certificate).chain(key).chain(parent).collect();
-            ids.sort_unstable();
-            ids.dedup();
-            for id in ids {
-                let count = counts.entry(id).or_default();
-                count.certificates += 1;
-                count.last_ends = count.last_ends.max(Some(certificate.not_after));
-            }
+    reader.each(reader.first_since(since)?, |record| {
+        let Some(certificate) = record.certificate() else { return };
+        let key = targets.of_key(&certificate.issuer_key_id);
+        if !certificate.subject_key_id.is_empty() {
+            beneath.extend(key.map(|id| (certificate.subject_key_id.clone(), id)));
         }
-        next = page.next;
-    }
+        if certificate.profile != "workload" || certificate.not_after < now {
+            return;
+        }
+        let parent = beneath.get(&certificate.issuer_key_id).copied();
+        let mut ids: Vec<u64> = targets.of_record(certificate).chain(key).chain(parent).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        for id in ids {
+            let count = counts.entry(id).or_default();
+            count.certificates += 1;
+            count.last_ends = count.last_ends.max(Some(certificate.not_after));
+        }
+    })?;
     let forecast =
         |count: Count| Forecast { certificates: count.certificates, last_ends: count.last_ends.map(rfc3339) };
     Ok(counts.into_iter().map(|(id, count)| (id, forecast(count))).collect())

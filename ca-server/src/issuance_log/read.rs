@@ -211,6 +211,23 @@ impl LogReader {
         Ok(cursor.next()?.map(|frame| frame.body.to_vec()))
     }
 
+    /// Shows every record from `from` on, up to the end as it is now, one at a time and in order.
+    ///
+    /// # Errors
+    /// The log is damaged; what lies before that was shown.
+    pub fn each(&self, from: u64, mut see: impl FnMut(Record)) -> Result<(), ReadError> {
+        let size = self.size();
+        if from >= size {
+            return Ok(());
+        }
+        let mut cursor = Cursor::new(&self.dir, &self.log_id, from, Some(size))?;
+        while let Some(frame) = cursor.next()? {
+            let index = frame.index;
+            see(Record::decode(frame.body).map_err(|source| ReadError::Record { index, source })?);
+        }
+        Ok(())
+    }
+
     /// At most `limit` records that match, from the record `from` on.
     ///
     /// # Errors
