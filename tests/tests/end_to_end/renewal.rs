@@ -10,6 +10,7 @@ use signet_certs::clock::{from_unix, rfc3339};
 use signet_certs::key::PrivateKey;
 use signet_certs::pem;
 use signet_certs::profile::Profile;
+use signet_certs::serial::Serial;
 use signet_certs::spiffe_id::SpiffeId;
 use signet_certs::template::Names;
 use signet_certs::validity::Validity;
@@ -145,12 +146,13 @@ async fn case_48_a_connection_that_outlives_its_certificate_renews_nothing_more(
     assert!(cause.contains(&format!("ended at {}", rfc3339(from_unix(end)))), "{cause}");
 }
 
-/// A leaf that `signer` signed without any log; it lives an hour from `from` on.
-fn smuggled(signer: &Signer, chain: &str, from: SystemTime) -> Held {
+/// A leaf that `signer` signed without any log; it lives an hour from `from` on, and may take another's serial.
+fn smuggled(signer: &Signer, chain: &str, from: SystemTime, serial: Option<Serial>) -> Held {
     let key = PrivateKey::generate_p256().unwrap();
     let names = Names::SpiffeId(SpiffeId::parse(IDENTITY).unwrap());
     let validity = Validity { not_before: from, not_after: from + Duration::from_secs(3600) };
-    let template = signer.template(Profile::Workload, names, key.spki().to_vec(), validity).unwrap();
+    let mut template = signer.template(Profile::Workload, names, key.spki().to_vec(), validity).unwrap();
+    template.serial = serial.unwrap_or(template.serial);
     let bounds = Bounds { now: from, maximum: Duration::from_secs(3600) };
     let leaf = pem::encode("CERTIFICATE", &signer.sign(&template, bounds).unwrap());
     let chain = vec![leaf, chain.to_owned(), String::new()];
@@ -165,8 +167,11 @@ async fn what_our_log_does_not_have_is_not_ours_whoever_signed_it() {
     let ours = loader::load(&site.path("cacerts"), now).unwrap().ca;
     let chain = site.read("cacerts/cert-chain.pem");
     // The key of our own CA, used behind its back.
-    assert_eq!(smuggled(&ours, &chain, now).refused(&site, &ca).await, "CERTIFICATE_UNKNOWN");
-    let early = smuggled(&ours, &chain, now + Duration::from_secs(600));
+    assert_eq!(smuggled(&ours, &chain, now, None).refused(&site, &ca).await, "CERTIFICATE_UNKNOWN");
+    let recorded = Held::by_token(&site, &ca, 3600).await.answer.leaf().facts().serial.clone();
+    let double = smuggled(&ours, &chain, now, Some(recorded));
+    assert_eq!(double.refused(&site, &ca).await, "CERTIFICATE_UNKNOWN", "one serial, other bytes");
+    let early = smuggled(&ours, &chain, now + Duration::from_secs(600), None);
     assert_eq!(early.refused(&site, &ca).await, "CERTIFICATE_NOT_YET_VALID");
 
     // Another CA under the same root, which the whole mesh trusts.
@@ -323,7 +328,7 @@ async fn the_trust_watch_believes_a_certificate_as_long_as_issuing_does() {
         let first = answers.message().await?.unwrap().trust.unwrap();
         assert_eq!(first.bundles.len(), 1);
         // The evidence ends with its age, long before the leaf does.
-        Ok::<_, Status>(tokio::time::timeout(PATIENCE, answers.message()).await.unwrap()?)
+        tokio::time::timeout(PATIENCE, answers.message()).await.unwrap()
     };
     let began = tokio::time::Instant::now();
     assert!(watch(&caller).await.unwrap().is_none(), "the stream ends in order");
@@ -338,4 +343,40 @@ async fn the_trust_watch_believes_a_certificate_as_long_as_issuing_does() {
     ca.json(&["block", "add", "--identity", IDENTITY, "--reason", "stolen"]);
     let status = watch(&fresh.connection(&site, &ca).await).await.err().unwrap();
     assert_eq!(opaque(&status), "BLOCKED");
+}
+
+#[tokio::test]
+async fn an_agent_whose_token_is_gone_renews_with_what_it_holds_if_both_sides_allow_it() {
+    let site = Site::default();
+    let ca = site.ca(&[ON]).await;
+    let allowed = site.agent(ca.listen, "sleep", &[("ttl", "6s"), ("renew-with-certificate", "on")]).await;
+    let cautious = site.agent(ca.listen, "other", &[("ttl", "6s")]).await;
+    let (first, _) = (allowed.certificate().await, cautious.certificate().await);
+    let lines = allowed.process.log().len();
+    for name in ["sleep.token", "other.token"] {
+        std::fs::remove_file(site.path(name)).unwrap();
+    }
+    let second = allowed.certificate_after(lines).await;
+    let renewal = ca.records(&["--serial", &second]).remove(0)["evidence"]["renewal"].clone();
+    assert_eq!(renewal["first"], first, "{renewal}");
+    cautious.process.message("no certificate from the CA").await;
+    // A token that is there and no good is not the end either; one that is good is preferred.
+    let ended = site.draft().expiring(SystemTime::now() - Duration::from_secs(60));
+    let ended = signet_tests::harness::site::token_issuer().sign(&ended).unwrap();
+    signet_tests::token_issuer::write_token(&site.path("sleep.token"), &ended).unwrap();
+    let lines = allowed.process.log().len();
+    let third = allowed.certificate_after(lines).await;
+    let evidence = ca.records(&["--serial", &third]).remove(0)["evidence"].clone();
+    assert_eq!(evidence["renewal"]["first"], first, "{evidence}");
+    site.token_file("sleep");
+    let lines = allowed.process.log().len();
+    let fourth = allowed.certificate_after(lines).await;
+    assert_eq!(ca.records(&["--serial", &fourth]).remove(0)["evidence"]["kind"], "token");
+
+    // Blocked, it keeps what it has until that ends, and gets nothing more.
+    ca.json(&["block", "add", "--identity", IDENTITY, "--reason", "stolen"]);
+    let lines = allowed.process.log().len();
+    let wanted = |line: &signet_tests::harness::process::Line| line.message() == "no certificate from the CA";
+    let line = allowed.process.line_from(lines, "a refusal", wanted).await;
+    assert!(line.json["error"].as_str().unwrap().contains("BLOCKED"), "{line:?}");
 }
