@@ -27,16 +27,19 @@ use crate::api::istio::CertificateService;
 use crate::api::refusals::Refusals;
 use crate::api::trust_watch::TrustService;
 use crate::api::{admin, listener, monitoring};
+use crate::attestation::client_certificate::ClientCertificates;
 use crate::attestation::{Attestation, AttestationSetupError};
 use crate::authority::expiry::{self, Forecast, Warner};
 use crate::authority::kept::Kept;
 use crate::authority::pool::SigningPool;
 use crate::authority::reload::{self, Authorities, Issuing, TakeError, Wish};
 use crate::authority::serving::{ServingCertificate, ServingError};
+use crate::authority::signers::Signers;
 use crate::authority::start::{self, StartError};
 use crate::authority::state::{self, StateError};
 use crate::authority::wish::Rules;
 use crate::authority::{Issuer, follow, loader};
+use crate::blocks::{BlockError, Blocks};
 use crate::config::Config;
 use crate::data_folder::{self, DataFolder, DataFolderError};
 use crate::file_handles;
@@ -80,6 +83,9 @@ pub enum AppError {
     /// The issuance log cannot be used.
     #[error("opening the issuance log")]
     Log(#[from] issuance_log::OpenError),
+    /// Who is blocked is not known.
+    #[error("reading who is blocked")]
+    Blocks(#[from] BlockError),
     /// There is no CA to start with.
     #[error("loading the CA")]
     Start(#[from] StartError),
@@ -195,6 +201,9 @@ pub async fn run(mut config: Config) -> Result<(), AppError> {
     let store: Arc<dyn Store> = Arc::new(SledStore::open(&folder.state_dir())?);
     let log = Arc::new(IssuanceLog::open(&folder, store.clone(), &issuance_log::Options::default())?);
     let metrics = Arc::new(Metrics::default());
+    let blocks = Arc::new(Blocks::open(store.clone(), log.clone(), longest_life(&config))?);
+    let uncounted = blocks.clone();
+    tokio::task::spawn_blocking(move || uncounted.count_unknown(started));
 
     let kept = Kept::new(folder.path(), folder.sealer());
     let plugged = loader::read(&config.cacerts);
@@ -257,8 +266,14 @@ pub async fn run(mut config: Config) -> Result<(), AppError> {
 
     // One more than there are turns: readiness is asked about while the server is busy, too.
     let pool = SigningPool::start(cores(), turns::MOST * cores() + 1).map_err(AppError::System)?;
+    let client_certificates = config.renewal_by_certificate.map(|max_age| {
+        let signers = Signers::new(issuer.clone(), store.clone());
+        ClientCertificates::new(max_age, log.clone(), signers)
+    });
     let issuance = Arc::new(Issuance {
         attestation,
+        client_certificates,
+        blocks,
         turns: Turns::new(cores(), config.limits.queue),
         lifetimes: config.lifetimes,
         issuer,
@@ -289,6 +304,13 @@ pub async fn run(mut config: Config) -> Result<(), AppError> {
     let _ = tokio::task::spawn_blocking(move || log.close()).await;
     drop(folder);
     Ok(())
+}
+
+/// No certificate in the log that has not ended is older, unless configuration allowed longer ones before: an
+/// issuing intermediate lives four default lifetimes, and an hour at the least.
+fn longest_life(config: &Config) -> Duration {
+    const CONTRACT: Duration = Duration::from_secs(90 * 86_400);
+    config.lifetimes.maximum.max(config.lifetimes.default * 4).max(CONTRACT)
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, AppError> {

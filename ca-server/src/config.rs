@@ -42,6 +42,8 @@ const SINGLE: &[Setting] = &[
     setting("api_server_audience", "SIGNET_API_SERVER_AUDIENCES", None, "AUD", "Audiences of the API server, whose tokens are refused [default: the issuer]"),
     setting("default_ttl", "DEFAULT_WORKLOAD_CERT_TTL", Some("24h"), "D", "Lifetime where none is asked for"),
     setting("max_ttl", "MAX_WORKLOAD_CERT_TTL", Some("2160h"), "D", "Longest lifetime that may be asked for"),
+    setting("renewal_by_certificate", "SIGNET_RENEWAL_BY_CERTIFICATE", Some("off"), "on|off", "Let a caller without a token renew with a certificate of ours that it has"),
+    setting("max_age_since_token", "SIGNET_MAX_AGE_SINCE_TOKEN", Some("24h"), "D", "How long after the last token a certificate may be renewed so"),
     setting("serving_names", "ISTIOD_CUSTOM_HOST", None, "NAMES", "More names and addresses of the issuing port, with commas"),
     setting("serving_ttl", "SIGNET_SERVING_TTL", Some("24h"), "D", "Lifetime of the issuing port's own certificate"),
     setting("namespace", "POD_NAMESPACE", Some("istio-system"), "NS", "Our namespace, for the names of the issuing port"),
@@ -92,6 +94,8 @@ pub struct Config {
     pub token_issuers: Vec<TokenIssuer>,
     /// Of workload certificates.
     pub lifetimes: Lifetimes,
+    /// How long after the last token a certificate may be renewed without one; nothing where that is off.
+    pub renewal_by_certificate: Option<Duration>,
     /// Of the issuing port.
     pub serving: Serving,
     /// What is taken at once.
@@ -227,6 +231,12 @@ fn check(values: &mut Values, files: impl FnOnce(&Named<'_>, &mut Values)) -> Op
     });
     let token_issuers = issuers::read(values, trust_domain.as_ref());
     let lifetimes = lifetimes(values);
+    let renewal = values.parsed("renewal_by_certificate", |text| match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(format!("must be on or off, not {text:?}")),
+    });
+    let max_age = values.parsed("max_age_since_token", whole_seconds);
     let serving = serving(values);
     let limits = limits(values);
     let drain = values.parsed("drain", duration::parse);
@@ -253,6 +263,7 @@ fn check(values: &mut Values, files: impl FnOnce(&Named<'_>, &mut Values)) -> Op
         admin_group,
         token_issuers: token_issuers.into_iter().map(|(_, issuer)| issuer).collect(),
         lifetimes: lifetimes?,
+        renewal_by_certificate: Some(max_age?).filter(|_| renewal == Some(true)),
         serving: serving?,
         limits: limits?,
         drain: drain?,

@@ -23,7 +23,9 @@ pub(crate) use self::index::MARKER as INDEX_MARKER;
 pub use self::proof::{CheckError, Proof, ProveError, check_proof};
 pub use self::queue::Announced;
 pub use self::read::{Filter, IdentityFilter, Kind, LogReader, Page, ReadError};
-pub use self::record::{ActEntry, CertificateEntry, Entry, EntryBody, EvidenceEntry, Record, RecordError};
+pub use self::record::{
+    ActEntry, CertificateEntry, Entry, EntryBody, EvidenceEntry, Record, RecordError, RenewalEntry,
+};
 pub use self::recover::OpenError;
 pub use self::segments::SegmentError;
 pub use self::signer::SignError;
@@ -76,6 +78,20 @@ impl Default for Options {
     fn default() -> Options {
         Options { segment_bytes: 64 << 20, queue: 4096, checkpoint_interval: Duration::from_secs(1) }
     }
+}
+
+/// Why a record was not found out.
+#[derive(Debug, thiserror::Error)]
+pub enum LookupError {
+    /// The index cannot say.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// The log is damaged.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The program is ending.
+    #[error("cannot finish looking it up")]
+    Interrupted(#[source] tokio::task::JoinError),
 }
 
 /// Numbers for metrics and `status`.
@@ -253,6 +269,23 @@ impl IssuanceLog {
     pub async fn find_serial(&self, serial: &[u8]) -> Result<Option<u64>, IndexError> {
         self.index.reached(self.progress.durable()).await?;
         self.index.find_serial(serial)
+    }
+
+    /// The record of the certificate with a serial number (big-endian), among all records that are durable
+    /// now. Reads the disk, away from the runtime.
+    ///
+    /// # Errors
+    /// The index cannot be read, or cannot follow the log, or the log is damaged.
+    pub async fn certificate(&self, serial: &[u8]) -> Result<Option<Record>, LookupError> {
+        self.index.reached(self.progress.durable()).await?;
+        let (index, reader, serial) = (self.index.clone(), self.reader.clone(), serial.to_owned());
+        let found = move || match index.place_of_serial(&serial)? {
+            Some((record, offset)) => Ok(reader.record_at(record, offset)?),
+            None => Ok(None),
+        };
+        tokio::task::spawn_blocking(found)
+            .await
+            .unwrap_or_else(|failed| Err(LookupError::Interrupted(failed)))
     }
 
     /// When the certificate that was recorded last for an identity and instance ends. May lag behind the log

@@ -15,10 +15,12 @@ use thiserror::Error;
 use tokio::time::Instant;
 
 use crate::api::admission::{Asker, Need, Overload, Turns};
+use crate::attestation::client_certificate::ClientCertificates;
 use crate::attestation::{Attestation, AttestationError, Caller, Evidence};
 use crate::authority::Issuer;
 use crate::authority::issuer::{Signed, SigningError};
 use crate::authority::pool::{PoolError, SigningPool};
+use crate::blocks::{Blocked, Blocks};
 use crate::config::Lifetimes;
 use crate::issuance_log::{AppendError, CertificateEntry, Entry, IssuanceLog};
 use crate::policy::{self, Asked, Denied};
@@ -66,6 +68,9 @@ pub enum IssueError {
     /// Who sends it could not be proven.
     #[error("attesting the caller")]
     Attestation(#[from] AttestationError),
+    /// An operator blocked the caller.
+    #[error(transparent)]
+    Blocked(#[from] Blocked),
     /// Not now.
     #[error("admitting the request")]
     Overload(#[from] Overload),
@@ -96,6 +101,10 @@ pub enum IssueError {
 pub struct Issuance {
     /// Who is who.
     pub attestation: Attestation,
+    /// Who is who without a token; nothing where that is off.
+    pub client_certificates: Option<ClientCertificates>,
+    /// Who gets nothing any more.
+    pub blocks: Arc<Blocks>,
     /// Whose turn it is.
     pub turns: Turns,
     /// How long certificates live.
@@ -122,9 +131,22 @@ impl Issuance {
         Need::of(self.log.latest_not_after(caller.identity.as_str(), instance), lifetime, now)
     }
 
+    /// Who brings this evidence, unless that is somebody who is blocked. A token decides, if there is one.
+    pub async fn caller(&self, evidence: &Evidence, now: SystemTime) -> Result<Caller, IssueError> {
+        let caller = match (&evidence.token, &evidence.certificates, &self.client_certificates) {
+            (None, Some(_), None) => return Err(AttestationError::RenewalOff.into()),
+            (None, Some(presented), Some(client_certificates)) => {
+                client_certificates.attest(presented, &self.attestation, now).await?
+            }
+            _ => self.attestation.attest(evidence, now).await?,
+        };
+        self.blocks.check(&caller)?;
+        Ok(caller)
+    }
+
     async fn sequence(&self, request: Request) -> Result<Issued, IssueError> {
         let Request { id, now, deadline, evidence, csr, asked } = request;
-        let caller = self.attestation.attest(&evidence, now).await?;
+        let caller = self.caller(&evidence, now).await?;
         let grant = policy::decide(&caller, &asked, self.lifetimes)?;
         let issuer = self.issuer.load_full();
 
@@ -145,6 +167,8 @@ impl Issuance {
         };
         let (signed, chain, ignored) = self.pool.run(work).await??;
 
+        // Whoever was blocked while this waited for its turn gets nothing either.
+        self.blocks.check(&caller)?;
         let index = announced.append(Entry::certificate(now, record(&caller, &issuer, &signed, id))).await?;
         Ok(Issued {
             chain,
@@ -188,5 +212,6 @@ fn record(caller: &Caller, issuer: &Issuer, signed: &Signed, request_id: String)
         request_id,
         certificate_hash: signed.digest(),
         dns_names: Vec::new(),
+        subject_key_id: Vec::new(),
     }
 }

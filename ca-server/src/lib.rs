@@ -2,7 +2,7 @@
 //! identity, and every certificate is recorded before it leaves.
 //!
 //! Start reading at [`issue`], the issuing sequence. [`api`] is the edge, [`attestation`] says who calls,
-//! [`policy`] what they may have, [`authority`] signs, [`issuance_log`] records, [`trust`] is what the mesh
+//! [`blocks`] who gets nothing any more, [`policy`] what they may have, [`authority`] signs, [`issuance_log`] records, [`trust`] is what the mesh
 //! trusts. [`app`] puts the parts together, [`operator`] is the same program as a client of a running
 //! server, [`backup`] copies what must not be lost, [`sealing`] encrypts keys at rest.
 
@@ -11,6 +11,7 @@ pub mod app;
 pub mod attestation;
 pub mod authority;
 pub mod backup;
+pub mod blocks;
 pub mod config;
 pub mod data_folder;
 mod file_handles;

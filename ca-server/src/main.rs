@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use signet_ca_server::operator::backup::{self, BackupArgs, RestoreArgs};
+use signet_ca_server::operator::block::{self, BlockVerb};
 use signet_ca_server::operator::{self, AuthorityVerb, LogVerb, OperatorError, Target};
 use signet_ca_server::{app, config};
 
@@ -38,6 +39,13 @@ enum Verb {
         target: Target,
         #[command(subcommand)]
         verb: LogVerb,
+    },
+    /// Who gets no certificate any more
+    Block {
+        #[command(flatten)]
+        target: Target,
+        #[command(subcommand)]
+        verb: BlockVerb,
     },
     /// Copy what cannot be made again (log, keys, state) into a folder, and verify the copy
     Backup {
@@ -83,6 +91,7 @@ fn main() -> ExitCode {
             ask(async { operator::authority(&target, verb).await.map(|()| true) })
         }
         Verb::Log { target, verb } => ask(async { operator::log(&target, verb).await.map(|()| true) }),
+        Verb::Block { target, verb } => ask(async { block::block(&target, verb).await.map(|()| true) }),
         Verb::Backup { target, args } => ask(async { backup::backup(&target, args).await.map(|()| true) }),
         Verb::Restore { args } => ask(async { backup::restore(args).await.map(|()| true) }),
     }

@@ -98,7 +98,7 @@ impl Metrics {
     pub fn refused(&self, error: &IssueError, reason: &'static str) {
         self.refused.get_or_create(&Reason { reason }).inc();
         let istio = match error {
-            IssueError::Attestation(_) => return self.authentication_failures.inc(),
+            IssueError::Attestation(_) | IssueError::Blocked(_) => return self.authentication_failures.inc(),
             IssueError::Csr(_) | IssueError::Unreadable(_) => {
                 self.csr_parsing_errors.inc();
                 "CSR_ERROR"
@@ -233,6 +233,11 @@ impl Collector for Snapshot {
         gauge("signet_trust_sequence", "Sequence of the trust object", count(trust.sequence))?;
         gauge("signet_in_flight", "Requests in flight", running.places.taken() as i64)?;
         gauge("signet_queue", "Requests that wait for their turn", running.issuance.turns.waiting() as i64)?;
+        gauge(
+            "signet_blocks",
+            "Who is blocked: identities, pods, nodes, …",
+            running.issuance.blocks.count() as i64,
+        )?;
         let refused = running.wish.borrow().is_some();
         gauge("signet_cacerts_refused", "1 while the CA files ask for what is not taken", refused.into())?;
         gauge(

@@ -5,6 +5,7 @@
 //! could not be asked or done.
 
 pub mod backup;
+pub mod block;
 pub mod query;
 
 mod client;

@@ -85,6 +85,7 @@ pub(crate) mod tests {
             service_account: "reviews".to_owned(),
             instance: None,
             evidence: EvidenceEntry::default(),
+            issuer_key_ids: Vec::new(),
             expires: SystemTime::UNIX_EPOCH,
             cluster: None,
         }

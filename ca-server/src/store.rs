@@ -27,12 +27,18 @@ pub enum Table {
     BySerial = 3,
     /// Index of the log: SPIFFE ID and instance to their latest certificate.
     ByIdentity = 4,
+    /// Who is blocked.
+    Blocks = 5,
 }
 
 impl Table {
     /// Those that nothing can make again, each with its name in a backup.
-    pub(crate) const KEPT: [(Table, &str); 3] =
-        [(Table::Meta, "meta"), (Table::Authorities, "authorities"), (Table::Consumers, "consumers")];
+    pub(crate) const KEPT: [(Table, &str); 4] = [
+        (Table::Meta, "meta"),
+        (Table::Authorities, "authorities"),
+        (Table::Consumers, "consumers"),
+        (Table::Blocks, "blocks"),
+    ];
 }
 
 /// A row: its key without the table, and its value.

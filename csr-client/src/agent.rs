@@ -54,7 +54,11 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AgentEr
 
     let trust_domain = config.spiffe_id.trust_domain().clone();
     let holder = Arc::new(Holder::new(trust_domain.clone(), trust));
-    let requester = Arc::new(Requester::new(config, instance.as_deref()));
+    let requester = Requester::new(config, instance.as_deref());
+    let requester = Arc::new(match config.renew_with_certificate {
+        true => requester.showing(holder.subscribe()),
+        false => requester,
+    });
     let metrics = Arc::new(Metrics::default());
     let subscribers = Arc::new(Subscribers::remembering(earlier));
     // Servers end by themselves after `stop`; the loops are dropped.

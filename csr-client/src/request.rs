@@ -14,16 +14,20 @@ use channel::{Anchors, connect};
 
 use crate::config::Config;
 use crate::evidence::{EvidenceError, Token};
-use crate::identity::Svid;
+use crate::identity::{Served, Svid};
 use crate::trust::{Trust, Version};
 use signet_certs::bundle::Bundles;
 use signet_certs::key::{KeyError, PrivateKey};
 use signet_certs::{csr, spiffe_id::SpiffeId};
 use signet_proto::istio::v1::auth::istio_certificate_service_client::IstioCertificateServiceClient;
 use signet_proto::istio::v1::auth::{IstioCertificateRequest, IstioCertificateResponse};
+use signet_service::logging::with_causes;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
+use tokio::sync::watch;
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
@@ -43,6 +47,10 @@ pub struct Requester {
     spiffe_id: SpiffeId,
     ttl: Duration,
     instance: Option<MetadataValue<Ascii>>,
+    /// What is held, where that may take the place of a token.
+    held: Option<watch::Receiver<Served>>,
+    /// Whether it was what the CA believed last.
+    by_certificate: Arc<AtomicBool>,
 }
 
 /// A verified answer.
@@ -130,6 +138,15 @@ impl RequestError {
         }
     }
 
+    /// Whether other evidence might do.
+    fn is_of_evidence(&self) -> bool {
+        match self {
+            Self::Evidence(_) => true,
+            Self::Refused(refusal) => refusal.code == tonic::Code::Unauthenticated,
+            _ => false,
+        }
+    }
+
     /// How long the CA asks us to wait.
     pub fn hint(&self) -> Option<Duration> {
         match self {
@@ -150,16 +167,47 @@ impl Requester {
             spiffe_id: config.spiffe_id.clone(),
             ttl: config.ttl,
             instance,
+            held: None,
+            by_certificate: Arc::default(),
         }
     }
 
-    /// One attempt. `trust` is what is held already: it decides whom to believe at the other end.
+    /// May show the certificate of `held` where the token is gone or refused.
+    pub fn showing(self, held: watch::Receiver<Served>) -> Self {
+        Self { held: Some(held), ..self }
+    }
+
+    /// One attempt, and one more with the certificate that is held if only the token is at fault and that is
+    /// allowed. `trust` is what is held already: it decides whom to believe at the other end.
     pub async fn obtain(&self, trust: Option<&Trust>) -> Result<Answer, RequestError> {
+        let error = match self.attempt(trust, None).await {
+            Ok(answer) => {
+                self.by_certificate.store(false, Ordering::Relaxed);
+                return Ok(answer);
+            }
+            Err(error) => error,
+        };
+        let Some(svid) = self.certificate().filter(|_| error.is_of_evidence()) else { return Err(error) };
+        tracing::warn!(error = %with_causes(&error), "the token does not do; the certificate is shown instead");
+        match self.attempt(trust, Some(&svid)).await {
+            Ok(answer) => {
+                self.by_certificate.store(true, Ordering::Relaxed);
+                Ok(answer)
+            }
+            Err(second) => {
+                tracing::warn!(error = %with_causes(&second), "the certificate does not do either");
+                // What can be mended is the token.
+                Err(error)
+            }
+        }
+    }
+
+    async fn attempt(&self, trust: Option<&Trust>, shown: Option<&Svid>) -> Result<Answer, RequestError> {
         let limit = self.ca.timeout;
         let attempt = async {
             let key = PrivateKey::generate_p256()?;
             let csr = csr::create(&key, &self.spiffe_id)?;
-            let (response, first_contact) = self.call(csr, trust).await?;
+            let (response, first_contact) = self.call(csr, trust, shown).await?;
             let now = SystemTime::now();
             let version = Version::of(response.metadata());
             let chain = response.into_inner().cert_chain;
@@ -178,8 +226,9 @@ impl Requester {
         &self,
         csr: String,
         trust: Option<&Trust>,
+        shown: Option<&Svid>,
     ) -> Result<(Response<IstioCertificateResponse>, String), RequestError> {
-        let (channel, first_contact) = self.connect(trust).await?;
+        let (channel, first_contact) = self.connect_with(trust, shown).await?;
         // Istio's agent sends the key also when it has no signer to name.
         let signer = prost_types::Value { kind: Some(prost_types::value::Kind::StringValue(String::new())) };
         let mut request = Request::new(IstioCertificateRequest {
@@ -187,7 +236,10 @@ impl Requester {
             validity_duration: i64::try_from(self.ttl.as_secs()).unwrap_or(i64::MAX),
             metadata: Some(prost_types::Struct { fields: [("CertSigner".to_owned(), signer)].into() }),
         });
-        self.identify(request.metadata_mut()).await?;
+        self.describe(request.metadata_mut());
+        if shown.is_none() {
+            request.metadata_mut().insert("authorization", Token::read(&self.token).await?.header());
+        }
         let mut client = IstioCertificateServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER);
         match client.create_certificate(request).await {
             Ok(response) => Ok((response, first_contact)),
@@ -195,10 +247,17 @@ impl Requester {
         }
     }
 
-    /// Adds who we are: the token of this moment, our cluster, our instance.
+    /// Adds who we are: our cluster, our instance, and the token of this moment, unless the connection shows
+    /// our certificate in its place.
     pub(crate) async fn identify(&self, headers: &mut MetadataMap) -> Result<(), EvidenceError> {
-        let token = Token::read(&self.token).await?;
-        headers.insert("authorization", token.header());
+        self.describe(headers);
+        if self.believed_certificate().is_none() {
+            headers.insert("authorization", Token::read(&self.token).await?.header());
+        }
+        Ok(())
+    }
+
+    fn describe(&self, headers: &mut MetadataMap) {
         // The configuration lets only visible ASCII pass.
         if let Ok(cluster) = MetadataValue::try_from(self.ca.cluster_id.as_str()) {
             headers.insert("clusterid", cluster);
@@ -206,7 +265,16 @@ impl Requester {
         if let Some(instance) = &self.instance {
             headers.insert(INSTANCE_HEADER, instance.clone());
         }
-        Ok(())
+    }
+
+    /// The certificate that may be shown: one that has not ended.
+    fn certificate(&self) -> Option<Arc<Svid>> {
+        self.held.as_ref()?.borrow().valid_svid(SystemTime::now()).cloned()
+    }
+
+    /// The same, if it was what the CA believed last.
+    fn believed_certificate(&self) -> Option<Arc<Svid>> {
+        self.certificate().filter(|_| self.by_certificate.load(Ordering::Relaxed))
     }
 
     /// The limit of one attempt.
@@ -216,8 +284,16 @@ impl Requester {
 
     /// A connection that believes what is held now, with the name of what that began with.
     pub(crate) async fn connect(&self, trust: Option<&Trust>) -> Result<(Channel, String), ConnectError> {
+        self.connect_with(trust, self.believed_certificate().as_deref()).await
+    }
+
+    async fn connect_with(
+        &self,
+        trust: Option<&Trust>,
+        shown: Option<&Svid>,
+    ) -> Result<(Channel, String), ConnectError> {
         let anchors = Anchors::find(&self.ca.root, trust, self.spiffe_id.trust_domain()).await?;
-        Ok((connect(&self.ca, &anchors).await?, anchors.first_contact))
+        Ok((connect(&self.ca, &anchors, shown).await?, anchors.first_contact))
     }
 }
 

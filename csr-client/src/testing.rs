@@ -280,6 +280,7 @@ impl FakeCa {
                 cluster_id: "Kubernetes".into(),
                 timeout: Duration::from_secs(5),
             },
+            renew_with_certificate: false,
             token: folder.join("token"),
             spiffe_id: reviews(),
             ttl: HOUR,

@@ -14,6 +14,8 @@ mod agent;
 mod authorities;
 #[path = "end_to_end/backup.rs"]
 mod backup;
+#[path = "end_to_end/blocks.rs"]
+mod blocks;
 #[path = "end_to_end/ca_files.rs"]
 mod ca_files;
 #[path = "end_to_end/contract.rs"]
@@ -34,6 +36,8 @@ mod operating;
 mod refusals;
 #[path = "end_to_end/reload.rs"]
 mod reload;
+#[path = "end_to_end/renewal.rs"]
+mod renewal;
 #[path = "end_to_end/requests.rs"]
 mod requests;
 #[path = "end_to_end/secrecy.rs"]

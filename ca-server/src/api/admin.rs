@@ -79,6 +79,8 @@ pub fn service(
         .route("/v1/log/checkpoint", get(checkpoint))
         .route("/v1/log/verify", post(verify))
         .route("/v1/log/proof/{serial}", get(prove))
+        .route("/v1/blocks", get(super::blocks::list).post(super::blocks::add))
+        .route("/v1/blocks/{id}/end", post(super::blocks::end))
         .route("/v1/backup", post(super::backup::take))
         .layer(middleware::from_fn_with_state(running.config.admin_group, only_operators))
         .with_state(running)
@@ -135,16 +137,18 @@ pub(super) fn failure(code: StatusCode, error: String) -> Response {
     (code, Json(Failure { error })).into_response()
 }
 
-fn internal(error: &dyn std::error::Error) -> Response {
+pub(super) fn internal(error: &dyn std::error::Error) -> Response {
     failure(StatusCode::INTERNAL_SERVER_ERROR, with_causes(error))
 }
 
 /// Disk work, away from the runtime.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Response> {
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Response> {
     tokio::task::spawn_blocking(work).await.map_err(|error| internal(&error))
 }
 
-async fn rows(running: &Running) -> Result<Vec<state::Row>, Response> {
+pub(super) async fn rows(running: &Running) -> Result<Vec<state::Row>, Response> {
     let store = running.store.clone();
     blocking(move || state::list(store.as_ref())).await?.map_err(|error| internal(&error))
 }
@@ -230,6 +234,7 @@ async fn status(State(running): State<Arc<Running>>) -> Response {
         "waiting": running.issuance.turns.waiting(),
         "trust_watches": running.metrics.watches_now(),
         "consumers": consumers,
+        "blocks": running.issuance.blocks.count(),
     }))
     .into_response()
 }

@@ -55,7 +55,7 @@ impl IstioCertificateService for CertificateService {
 }
 
 fn typed(request: Request<IstioCertificateRequest>, id: String, deadline: Instant) -> issue::Request {
-    let evidence = headers::evidence(request.metadata());
+    let evidence = headers::evidence_of(&request);
     let message = request.into_inner();
     let impersonated = message.metadata.and_then(|metadata| {
         match metadata.fields.get("ImpersonatedIdentity")?.kind.clone()? {

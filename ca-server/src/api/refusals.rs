@@ -15,7 +15,6 @@ use tonic::Status;
 
 use super::admission::{Failures, Overload, Parking};
 use super::status;
-use crate::attestation::AttestationError;
 use crate::issue::IssueError;
 use crate::metrics::Metrics;
 
@@ -56,9 +55,11 @@ impl Refusals {
         self.failures.may_try(address, Instant::now())
     }
 
-    /// An address could not be attested; that it costs it depends on whose fault it is.
-    pub fn not_attested(&self, address: IpAddr, error: &AttestationError) {
-        if !error.is_unavailable() {
+    /// Charges a refusal to the address where whoever is there could not be attested, by a fault of its own.
+    pub fn charge(&self, address: IpAddr, error: &IssueError) {
+        if let IssueError::Attestation(error) = error
+            && error.unavailable().is_none()
+        {
             self.failures.failed(address, Instant::now());
         }
     }
@@ -80,9 +81,7 @@ impl Refusals {
                 }
             }
             other => {
-                if let IssueError::Attestation(error) = other {
-                    self.not_attested(address, error);
-                }
+                self.charge(address, other);
                 let (reason, cause) = (outside.reason, with_causes(other));
                 tracing::warn!(request_id, reason, %address, cause, "certificate refused");
             }

@@ -16,6 +16,8 @@ use crate::policy::Denied;
 
 /// Who says so, in `google.rpc.ErrorInfo`.
 const DOMAIN: &str = "signet";
+/// Istio's words.
+const UNAUTHENTICATED: &str = "request authenticate failure";
 
 /// What the outside learns of an error.
 #[derive(Debug, PartialEq)]
@@ -56,6 +58,8 @@ pub fn of_issue(error: &IssueError) -> Outside {
     let again = Duration::from_secs(1);
     match error {
         IssueError::Attestation(error) => of_attestation(error),
+        // As opaque as any refusal of evidence: who is blocked learns that, and not by what.
+        IssueError::Blocked(_) => Outside::new(Code::Unauthenticated, "BLOCKED", UNAUTHENTICATED),
         IssueError::Overload(overload) => of_overload(*overload),
         IssueError::Csr(error) => {
             Outside::new(Code::InvalidArgument, "CSR_INVALID", format!("CSR signing error ({error})"))
@@ -83,15 +87,10 @@ pub fn of_issue(error: &IssueError) -> Outside {
 
 /// What the outside learns when evidence is refused.
 pub fn of_attestation(error: &AttestationError) -> Outside {
-    if error.is_unavailable() {
-        return Outside::new(
-            Code::Unavailable,
-            error.reason(),
-            "the keys of the token's issuer are not available",
-        )
-        .retry(Duration::from_secs(1));
+    if let Some(lacking) = error.unavailable() {
+        return Outside::new(Code::Unavailable, error.reason(), lacking).retry(Duration::from_secs(1));
     }
-    let outside = Outside::new(Code::Unauthenticated, error.reason(), "request authenticate failure");
+    let outside = Outside::new(Code::Unauthenticated, error.reason(), UNAUTHENTICATED);
     Outside { expected: error.expected(), ..outside }
 }
 
@@ -144,6 +143,14 @@ mod tests {
             (Code::Unauthenticated, "request authenticate failure")
         );
         assert_eq!(status.get_details_error_info().unwrap().reason, "TOKEN_MISSING");
+        let blocked = crate::blocks::Blocked { id: 7, kind: "node" };
+        let status = of_issue(&IssueError::Blocked(blocked)).into_status();
+        assert_eq!(
+            (status.code(), status.message()),
+            (Code::Unauthenticated, "request authenticate failure")
+        );
+        let info = status.get_details_error_info().unwrap();
+        assert_eq!((info.reason.as_str(), info.metadata.len()), ("BLOCKED", 0));
     }
 
     #[test]

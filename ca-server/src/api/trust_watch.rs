@@ -64,7 +64,7 @@ impl TrustDistribution for TrustService {
         request: Request<Streaming<proto::WatchRequest>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let (id, now) = (self.ids.next(), SystemTime::now());
-        let evidence = headers::evidence(request.metadata());
+        let evidence = headers::evidence_of(&request);
         let address = request.extensions().get::<PeerAddress>().map(|peer| peer.0.ip());
         // Every connection of the issuing port has an address.
         let address = address.unwrap_or(IpAddr::from([0, 0, 0, 0]));
@@ -75,11 +75,12 @@ impl TrustDistribution for TrustService {
         };
         let no_room = |overload: Overload| refuse(status::of_overload(overload), overload.to_string());
         self.refusals.may_try(address).map_err(no_room)?;
-        let caller = match self.issuance.attestation.attest(&evidence, now).await {
+        // The roots are no secret, but what a blocked consumer says that it holds is not to be counted on.
+        let caller = match self.issuance.caller(&evidence, now).await {
             Ok(caller) => caller,
             Err(error) => {
-                self.refusals.not_attested(address, &error);
-                return Err(refuse(status::of_attestation(&error), with_causes(&error)));
+                self.refusals.charge(address, &error);
+                return Err(refuse(status::of_issue(&error), with_causes(&error)));
             }
         };
         let place = self.places.settle(address).map_err(no_room)?;

@@ -2,6 +2,7 @@
 //! answer. Values from a token are escaped and cut here ([`shown`]); no error carries a token.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use super::claims::SKEW;
 use super::keys::KeysError;
@@ -32,6 +33,50 @@ pub enum AttestationError {
     /// No evidence at all.
     #[error("expected a bearer token, found none")]
     Missing,
+    /// A client certificate instead of a token, where that is not enough.
+    #[error("expected a bearer token, found a client certificate only: renewal by certificate is off")]
+    RenewalOff,
+    /// A client certificate that no CA key of ours signed.
+    #[error("the client certificate is not signed by an authority that was ever active here")]
+    CertificateIssuer,
+    /// One that our log does not have, byte for byte, as a workload's.
+    #[error("the client certificate is not recorded here as a workload's")]
+    CertificateUnknown,
+    /// Its time is over.
+    #[error("the client certificate ended at {at}")]
+    CertificateEnded {
+        /// RFC 3339.
+        at: String,
+    },
+    /// Its time has not come.
+    #[error("the client certificate is not valid before {from}")]
+    CertificateNotYetValid {
+        /// RFC 3339.
+        from: String,
+    },
+    /// Its token's issuer is not configured any more, or may not vouch for it any more.
+    #[error(
+        "the client certificate goes back to a token of {issuer:?}, who does not vouch for {identity} any more"
+    )]
+    CertificateTokenIssuer {
+        /// Whose token it was.
+        issuer: String,
+        /// The caller.
+        identity: String,
+    },
+    /// Renewed by certificate for too long.
+    #[error(
+        "the client certificate goes back to a token of {token_time}; at most {} s are allowed", .max_age.as_secs()
+    )]
+    TokenTooLongAgo {
+        /// When a certificate was last issued for a token, RFC 3339.
+        token_time: String,
+        /// As configured.
+        max_age: Duration,
+    },
+    /// Our log or state cannot be read.
+    #[error("the client certificate cannot be looked up: {0}")]
+    Lookup(String),
     /// Longer than any token that an issuer makes.
     #[error("expected a token of at most {MAX_TOKEN} bytes, found {0}")]
     TooLarge(usize),
@@ -145,6 +190,14 @@ impl AttestationError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Missing => "TOKEN_MISSING",
+            Self::RenewalOff => "RENEWAL_OFF",
+            Self::CertificateIssuer => "CERTIFICATE_ISSUER",
+            Self::CertificateUnknown => "CERTIFICATE_UNKNOWN",
+            Self::CertificateEnded { .. } => "CERTIFICATE_ENDED",
+            Self::CertificateNotYetValid { .. } => "CERTIFICATE_NOT_YET_VALID",
+            Self::CertificateTokenIssuer { .. } => "CERTIFICATE_TOKEN_ISSUER",
+            Self::TokenTooLongAgo { .. } => "TOKEN_TOO_LONG_AGO",
+            Self::Lookup(_) => "CERTIFICATE_LOOKUP",
             Self::TooLarge(_) => "TOKEN_TOO_LARGE",
             Self::Malformed(_) => "TOKEN_MALFORMED",
             Self::Algorithm { .. } => "TOKEN_ALGORITHM",
@@ -179,9 +232,13 @@ impl AttestationError {
         }
     }
 
-    /// Whether it is our trouble and not the caller's: the same token may be good a little later.
-    pub fn is_unavailable(&self) -> bool {
-        matches!(self, Self::KeysUnavailable { .. })
+    /// What we lack, if it is our trouble and not the caller's: the same evidence may be good a little later.
+    pub fn unavailable(&self) -> Option<&'static str> {
+        match self {
+            Self::KeysUnavailable { .. } => Some("the keys of the token's issuer are not available"),
+            Self::Lookup(_) => Some("the certificate cannot be looked up"),
+            _ => None,
+        }
     }
 }
 

@@ -115,7 +115,7 @@ impl World {
 }
 
 pub(super) fn evidence(token: &str) -> Evidence {
-    Evidence { token: Some(token.into()), instance: None, cluster: None }
+    Evidence { token: Some(token.into()), instance: None, cluster: None, certificates: None }
 }
 
 #[tokio::test]
@@ -128,6 +128,7 @@ async fn a_good_token_says_who_sends_it() {
     assert_eq!(caller.expires, now() + Duration::from_secs(3600));
     let id = sha256(b"0d5b8a2e-0000-4000-8000-000000000000");
     let expected = EvidenceEntry {
+        renewal: None,
         kind: "token".to_owned(),
         issuer: ISSUER.to_owned(),
         token_id_hash: id.to_vec(),

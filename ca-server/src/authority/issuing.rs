@@ -151,6 +151,7 @@ impl IssuingCa {
             request_id: String::new(),
             certificate_hash: self.ca.certificate.digest(),
             dns_names: Vec::new(),
+            subject_key_id: self.ca.certificate.key_id(),
         }
     }
 }

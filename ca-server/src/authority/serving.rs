@@ -137,6 +137,7 @@ impl ServingCertificate {
             request_id: String::new(),
             certificate_hash: signed.digest(),
             dns_names: self.settings.dns.clone(),
+            subject_key_id: Vec::new(),
         };
         Entry::certificate(now, certificate)
     }

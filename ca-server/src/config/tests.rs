@@ -39,6 +39,22 @@ fn two_flags_are_enough_and_the_rest_has_safe_defaults() {
 }
 
 #[test]
+fn renewal_by_certificate_is_off_until_it_is_asked_for() {
+    let renewal = |flags: &[&str]| {
+        load_from(&[NEEDED, flags].concat(), None, &[]).map(|config| config.renewal_by_certificate)
+    };
+    assert_eq!(renewal(&[]).unwrap(), None);
+    assert_eq!(renewal(&["--max-age-since-token=1h"]).unwrap(), None);
+    assert_eq!(renewal(&["--renewal-by-certificate=on"]).unwrap(), Some(Duration::from_secs(86_400)));
+    let both = ["--renewal-by-certificate=on", "--max-age-since-token=1h"];
+    assert_eq!(renewal(&both).unwrap(), Some(Duration::from_secs(3600)));
+    let faults = renewal(&["--renewal-by-certificate=yes", "--max-age-since-token=soon"]).unwrap_err();
+    let text = faults.to_string();
+    assert!(text.contains("renewal_by_certificate") && text.contains("must be on or off"), "{text}");
+    assert!(text.contains("max_age_since_token"), "{text}");
+}
+
+#[test]
 fn istio_s_variables_are_heard() {
     let environment = [
         ("TRUST_DOMAIN", "td"),

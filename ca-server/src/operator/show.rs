@@ -111,6 +111,7 @@ pub(super) fn status(status: &Value, out: &mut dyn Write) -> io::Result<()> {
             ),
         ),
         ("consumers", format!("{} known, {} watching", status["consumers"], status["trust_watches"])),
+        ("blocked", text(&status["blocks"])),
     ]);
     facts(out, &rows)
 }
@@ -248,10 +249,11 @@ impl Records {
         let (index, time) = (record["index"].to_string(), text(&record["time"]));
         if record["kind"] == "act" {
             let what = format!(
-                "{} {} by {}",
+                "{} {} by {}: {}",
                 text(&record["act"]),
                 text(&record["subject"]),
-                text(&record["actor"])
+                text(&record["actor"]),
+                text(&record["reason"])
             );
             return line([&index, &time, "act", "-", "-", &what]);
         }
@@ -266,6 +268,67 @@ impl Records {
             &identity,
         ])
     }
+}
+
+/// What a block leaves.
+fn left(block: &Value) -> String {
+    let left = &block["left"];
+    match left["certificates"].as_u64() {
+        None => "not counted yet: block list".to_owned(),
+        Some(0) => "none".to_owned(),
+        Some(count) => format!("{count}, the last ends {}", text(&left["last_ends"])),
+    }
+}
+
+pub(super) fn blocked(block: &Value, out: &mut dyn Write) -> io::Result<()> {
+    let since = match block["already"] == Value::Bool(true) {
+        true => format!(
+            "{} already, by {}: {}",
+            text(&block["since"]),
+            text(&block["by"]),
+            text(&block["reason"])
+        ),
+        false => text(&block["since"]),
+    };
+    facts(
+        out,
+        &[
+            ("blocked", format!("{} {}", text(&block["kind"]), text(&block["value"]))),
+            ("block", text(&block["id"])),
+            ("since", since),
+            ("certificates left", left(block)),
+        ],
+    )
+}
+
+pub(super) fn block_ended(block: &Value, out: &mut dyn Write) -> io::Result<()> {
+    facts(
+        out,
+        &[
+            ("no longer blocked", format!("{} {}", text(&block["kind"]), text(&block["value"]))),
+            ("block", text(&block["id"])),
+            (
+                "since",
+                format!("{}, by {}: {}", text(&block["since"]), text(&block["by"]), text(&block["reason"])),
+            ),
+        ],
+    )
+}
+
+pub(super) fn blocks(listed: &Value, out: &mut dyn Write) -> io::Result<()> {
+    let rows: Vec<Vec<String>> = listed
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|block| {
+            let mut row: Vec<String> =
+                ["id", "kind", "value", "since", "by"].iter().map(|key| text(&block[*key])).collect();
+            let left = &block["left"];
+            row.extend([text(&left["certificates"]), text(&left["last_ends"]), text(&block["reason"])]);
+            row
+        })
+        .collect();
+    table(out, &["ID", "KIND", "VALUE", "SINCE", "BY", "LEFT", "LAST ENDS", "REASON"], &rows)
 }
 
 pub(super) fn backup(backup: &Value, out: &mut dyn Write) -> io::Result<()> {

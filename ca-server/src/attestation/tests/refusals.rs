@@ -15,9 +15,10 @@ async fn reason(world: &World, change: impl FnOnce(&mut Draft)) -> &'static str 
 #[tokio::test]
 async fn case_2_a_missing_token_is_refused() {
     let world = World::new(Signer::p256());
-    let evidence = Evidence { token: None, instance: Some("own".to_owned()), cluster: None };
+    let evidence =
+        Evidence { token: None, instance: Some("own".to_owned()), cluster: None, certificates: None };
     let error = world.attestation.attest(&evidence, now()).await.unwrap_err();
-    assert_eq!((error.reason(), error.is_unavailable()), ("TOKEN_MISSING", false));
+    assert_eq!((error.reason(), error.unavailable()), ("TOKEN_MISSING", None));
 }
 
 #[tokio::test]
