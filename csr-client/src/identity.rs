@@ -179,7 +179,7 @@ impl Holder {
 
     /// Takes over what the trust watch said; from now on it is newer than what answers say.
     pub fn take_trust(&self, trust: Trust) {
-        self.watching.send_replace(true);
+        self.watching.send_if_modified(|watching| !std::mem::replace(watching, true));
         self.served.send_if_modified(|served| {
             let changes = served.trust.as_deref() != Some(&trust);
             if changes {

@@ -7,7 +7,7 @@
 pub mod floor;
 pub mod footprint;
 pub mod issuing;
-mod process;
+pub mod process;
 pub mod reload;
 pub mod rsa;
 
