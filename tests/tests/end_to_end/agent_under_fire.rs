@@ -237,8 +237,9 @@ async fn a_hundred_sidecars_of_which_half_do_not_read_cost_a_bound_of_memory_and
     }
     std::fs::write(site.path("cacerts/root-cert.pem"), roots).unwrap();
     let ca = site.ca(&[]).await;
-    let changes = [("ttl", "4s"), ("include-roots-in-chain", "true")];
-    let agent = site.agent(ca.listen, "sleep", &changes).await;
+    let mut command = site.agent_run(ca.listen, "sleep", &[("ttl", "4s")]);
+    command.arg("--include-roots-in-chain");
+    let agent = site.agent_of("sleep", command).await;
     agent.certificate().await;
     let mut deaf = Vec::new();
     for number in 0..HALF {

@@ -113,7 +113,8 @@ async fn an_envoy_that_is_stopped_holds_nobody_up_and_finds_the_latest_certifica
     let site = Site::default();
     let ca = site.ca(&[]).await;
     let (agent, envoy) = sidecar(&site, &ca, "reviews", "4s", &[]).await;
-    let mut other = Subscription::open(&sds::connect(&agent.sds).await, "other", "default").await;
+    let socket = sds::connect(&site.path("reviews/sds.sock")).await;
+    let mut other = Subscription::open(&socket, "other", "default").await;
     let first = other.next().await.unwrap();
     other.ack(&first);
     let before = taken_by(&envoy);
