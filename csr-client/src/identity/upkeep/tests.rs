@@ -18,6 +18,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// What the certificates of these tests live.
 const LIFE: Duration = HOUR;
 
+type Then = Box<dyn FnOnce(&ClocksByHand) + Send>;
+
 /// Clocks that a sleep moves; at `end` the test is over.
 struct Hand {
     clocks: Arc<ClocksByHand>,
@@ -25,7 +27,7 @@ struct Hand {
     end: Duration,
     over: Notify,
     /// Done once, so long after the begin.
-    events: Mutex<Vec<(Duration, Box<dyn FnOnce(&ClocksByHand) + Send>)>>,
+    events: Mutex<Vec<(Duration, Then)>>,
 }
 
 impl Hand {
