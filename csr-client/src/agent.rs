@@ -242,9 +242,11 @@ mod tests {
         assert_eq!(sent.certificate(), (chain, key));
 
         // Sent and not accepted: not held. Accepted: held.
-        until(&mut ca, |stated| holdings(stated) == [Holding::NotHeld]).await;
+        let connected = |stated: &Acknowledgement| stated.subscribers.is_some_and(|all| all.connected == 1);
+        until(&mut ca, |stated| holdings(stated) == [Holding::NotHeld] && connected(stated)).await;
         envoy.accept(&["default", "ROOTCA"], &sent.nonce).await;
-        let stated = until(&mut ca, |stated| holdings(stated) == [Holding::Held]).await;
+        let held = |stated: &Acknowledgement| holdings(stated) == [Holding::Held] && connected(stated);
+        let stated = until(&mut ca, held).await;
         assert_eq!(stated.serving_serial, sent.serial().as_bytes());
         let subscribers = stated.subscribers.unwrap();
         assert_eq!((subscribers.connected, subscribers.acknowledged), (1, 1));

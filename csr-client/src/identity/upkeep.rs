@@ -5,7 +5,7 @@
 //! Besides the time there are two reasons to ask: the CA is back after a failure, which the trust watch finds
 //! out, and roots that no longer anchor the certificate.
 
-use super::Holder;
+use super::{Holder, Served};
 use crate::complaint::Complaint;
 use crate::config::Renewal;
 use crate::metrics::Metrics;
@@ -17,6 +17,7 @@ use signet_certs::clock::rfc3339;
 use signet_service::logging::with_causes;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 /// Shortest time between two certificates, whatever ratio and lifetime say.
@@ -50,11 +51,14 @@ pub async fn keep<A: Asker>(
     metrics.renewal_due(first);
     // Who asked us to wait is not asked because he can be reached.
     let mut waits_for_ca = false;
+    let mut reasons = Reasons { served: holder.subscribe(), watching: holder.watching.subscribe() };
     loop {
         tokio::select! {
             () = clock.until(next) => {}
-            () = reason_to_ask(holder, waits_for_ca, clock) => {}
+            () = reasons.to_ask(holder, waits_for_ca, clock) => {}
         }
+        // What happens during the attempt is a reason for the next one.
+        reasons.watching.mark_unchanged();
         next = match attempt(&asker, holder, clock, metrics).await {
             Ok(lifetime) => {
                 (failures, waits_for_ca) = (0, false);
@@ -91,22 +95,29 @@ pub async fn keep<A: Asker>(
     }
 }
 
-/// Returns when it is of use to ask before the time.
-async fn reason_to_ask(holder: &Holder, waits_for_ca: bool, clock: &impl Clock) {
-    let (mut served, mut watching) = (holder.subscribe(), holder.watching.subscribe());
-    loop {
-        tokio::select! {
-            changed = served.changed() => {
-                let now = clock.read().wall;
-                let present = served.borrow_and_update().clone();
-                let judged = present.svid.map(|svid| holder.judge(&svid, present.trust.as_deref(), now));
-                if changed.is_ok() && judged.is_some_and(|judged| judged.is_err()) {
-                    return;
+/// What may make it useful to ask before the time.
+struct Reasons {
+    served: watch::Receiver<Served>,
+    watching: watch::Receiver<bool>,
+}
+
+impl Reasons {
+    /// Returns when there is one.
+    async fn to_ask(&mut self, holder: &Holder, waits_for_ca: bool, clock: &impl Clock) {
+        loop {
+            tokio::select! {
+                changed = self.served.changed() => {
+                    let now = clock.read().wall;
+                    let present = self.served.borrow_and_update().clone();
+                    let judged = present.svid.map(|svid| holder.judge(&svid, present.trust.as_deref(), now));
+                    if changed.is_ok() && judged.is_some_and(|judged| judged.is_err()) {
+                        return;
+                    }
                 }
-            }
-            changed = watching.changed(), if waits_for_ca => {
-                if changed.is_ok() && *watching.borrow_and_update() {
-                    return;
+                changed = self.watching.changed(), if waits_for_ca => {
+                    if changed.is_ok() && *self.watching.borrow_and_update() {
+                        return;
+                    }
                 }
             }
         }
