@@ -55,7 +55,7 @@ pub async fn keep<A: Asker>(
     loop {
         tokio::select! {
             () = clock.until(next) => {}
-            () = reasons.to_ask(holder, waits_for_ca, clock) => {}
+            () = reasons.arise(holder, waits_for_ca, clock) => {}
         }
         // What happens during the attempt is a reason for the next one.
         reasons.watching.mark_unchanged();
@@ -103,7 +103,7 @@ struct Reasons {
 
 impl Reasons {
     /// Returns when there is one.
-    async fn to_ask(&mut self, holder: &Holder, waits_for_ca: bool, clock: &impl Clock) {
+    async fn arise(&mut self, holder: &Holder, waits_for_ca: bool, clock: &impl Clock) {
         loop {
             tokio::select! {
                 changed = self.served.changed() => {

@@ -242,7 +242,7 @@ async fn a_ca_that_is_back_is_asked_when_the_watch_has_found_it() {
         assert!(after < wait, "{after:?} with hint {hint:?}");
         let before = outcome.asked.iter().rev().find(|at| **at < found).unwrap();
         let gap = outcome.first_after(found) - *before;
-        assert_eq!(hint.is_some(), gap >= MINUTE, "{gap:?}: who asks us to wait is not asked early");
+        assert!(hint.is_none() || gap >= MINUTE, "{gap:?}: who asks us to wait is not asked early");
     }
 }
 
