@@ -7,6 +7,7 @@
 //! commands of their own.
 
 pub mod agent;
+mod complaint;
 pub mod config;
 pub mod evidence;
 pub mod fetch;

@@ -5,7 +5,7 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Metric, Registry};
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use crate::identity::Served;
@@ -27,6 +27,33 @@ struct Reason {
     reason: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Target {
+    target: &'static str,
+}
+
+/// What the agent writes to disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Writes {
+    /// `--output-certs`.
+    Certificates,
+    /// The roots in the agent's folder.
+    Bundle,
+    /// The subscribers in it.
+    Subscribers,
+}
+
+impl Writes {
+    fn target(self) -> Target {
+        let target = match self {
+            Self::Certificates => "output_certs",
+            Self::Bundle => "bundle",
+            Self::Subscribers => "subscribers",
+        };
+        Target { target }
+    }
+}
+
 const CSR: RequestType = RequestType { request_type: "csr" };
 const DEFAULT: ResourceName = ResourceName { resource_name: "default" };
 
@@ -41,6 +68,14 @@ pub struct Metrics {
     left: Family<ResourceName, Gauge<i64, AtomicI64>>,
     not_after: Family<ResourceName, Gauge<i64, AtomicI64>>,
     watching: Gauge<i64, AtomicI64>,
+    overdue: Gauge<i64, AtomicI64>,
+    /// When the next certificate was or is due, in seconds since 1970.
+    due: AtomicI64,
+    trust_refused: Family<Reason, BareCounter>,
+    sds_rejections: Family<ResourceName, BareCounter>,
+    write_failures: Family<Target, BareCounter>,
+    unwritten: Family<Target, Gauge<i64, AtomicI64>>,
+    clock_steps: BareCounter,
 }
 
 impl Default for Metrics {
@@ -78,6 +113,37 @@ impl Default for Metrics {
                 "signet_agent_trust_watch_connected",
                 "1 while the CA's trust watch stands",
             ),
+            overdue: add(
+                &mut registry,
+                "signet_agent_renewal_overdue_seconds",
+                "For how long a new certificate has been due; 0 while it is not",
+            ),
+            due: AtomicI64::new(i64::MAX),
+            trust_refused: add(
+                &mut registry,
+                "signet_agent_trust_refused",
+                "Statements of the trust watch that were dropped, by reason",
+            ),
+            sds_rejections: add(
+                &mut registry,
+                "signet_agent_sds_rejections",
+                "Secrets that a subscriber refused, by name",
+            ),
+            write_failures: add(
+                &mut registry,
+                "signet_agent_write_failures",
+                "Writes to disk that failed, by target",
+            ),
+            unwritten: add(
+                &mut registry,
+                "signet_agent_write_failing",
+                "1 while what is on disk is not what is held, because writing failed",
+            ),
+            clock_steps: add(
+                &mut registry,
+                "signet_agent_clock_steps",
+                "How often the wall clock was stepped",
+            ),
             registry,
         };
         // Both exist from the start, so that a rate can be computed for the first failure too.
@@ -109,6 +175,34 @@ impl Metrics {
         self.watching.set(connected.into());
     }
 
+    /// A new certificate is due at this moment.
+    pub(crate) fn renewal_due(&self, due: SystemTime) {
+        self.due.store(to_unix(due), Ordering::Relaxed);
+    }
+
+    /// A statement of the trust watch was dropped.
+    pub(crate) fn trust_refused(&self, reason: &'static str) {
+        self.trust_refused.get_or_create(&Reason { reason }).add(1);
+    }
+
+    /// A subscriber refused a secret.
+    pub(crate) fn rejected(&self, resource_name: &'static str) {
+        self.sds_rejections.get_or_create(&ResourceName { resource_name }).add(1);
+    }
+
+    /// A write succeeded or failed.
+    pub(crate) fn wrote(&self, what: Writes, succeeded: bool) {
+        self.unwritten.get_or_create(&what.target()).set((!succeeded).into());
+        if !succeeded {
+            self.write_failures.get_or_create(&what.target()).add(1);
+        }
+    }
+
+    /// The wall clock was stepped.
+    pub(crate) fn clock_stepped(&self) {
+        self.clock_steps.add(1);
+    }
+
     /// The text that is scraped.
     pub(crate) fn text(&self, served: &Served, now: SystemTime) -> String {
         if let Some(svid) = &served.svid {
@@ -116,6 +210,7 @@ impl Metrics {
             self.not_after.get_or_create(&DEFAULT).set(end);
             self.left.get_or_create(&DEFAULT).set(end - to_unix(now));
         }
+        self.overdue.set(to_unix(now).saturating_sub(self.due.load(Ordering::Relaxed)).max(0));
         let mut text = String::new();
         // Writing to a String does not fail.
         encode(&mut text, &self.registry).expect("a String takes all text");

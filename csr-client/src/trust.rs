@@ -60,6 +60,22 @@ pub enum TrustError {
     /// Nothing for our own trust domain: taking it would leave us with no roots at all.
     #[error("it has no roots for {0}")]
     NoRoots(TrustDomain),
+    /// Its digest is of something else: it was put together wrongly, or cut.
+    #[error("its digest is not that of its roots")]
+    Digest,
+}
+
+impl TrustError {
+    /// A stable word for metrics.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Empty => "empty",
+            Self::TrustDomain(_) => "trust_domain",
+            Self::Root(_) => "unreadable",
+            Self::NoRoots(_) => "no_roots",
+            Self::Digest => "digest",
+        }
+    }
 }
 
 impl Trust {
@@ -98,6 +114,9 @@ impl Trust {
         }
         if bundles.get(own).is_none_or(|bundle| bundle.roots().is_empty()) {
             return Err(TrustError::NoRoots(own.clone()));
+        }
+        if bundles.digest() != *trust.digest {
+            return Err(TrustError::Digest);
         }
         let version = Some(Version { epoch: trust.epoch, sequence: trust.sequence });
         Ok(Self { version, bundles, first_contact: first_contact.to_owned() })
@@ -157,6 +176,9 @@ mod tests {
         let mut bad = good();
         bad.bundles[0].roots[0].truncate(40);
         assert!(matches!(read(Some(bad)), Err(TrustError::Root(_))));
+        let mut less = statement(&[&Authority::root("A"), &Authority::root("B")], 3, 9);
+        less.bundles[0].roots.pop();
+        assert!(matches!(read(Some(less)), Err(TrustError::Digest)));
         let mut none = good();
         none.bundles[0].roots.clear();
         assert!(matches!(read(Some(none)), Err(TrustError::NoRoots(_))));

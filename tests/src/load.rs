@@ -9,7 +9,7 @@ pub mod flood;
 pub mod floor;
 pub mod footprint;
 pub mod issuing;
-mod process;
+pub mod process;
 pub mod reload;
 pub mod rsa;
 pub mod stalled;
@@ -22,7 +22,7 @@ use std::time::{Duration, SystemTime};
 use crate::programs::program;
 use crate::token_issuer::{Algorithm, Subject, TokenIssuer};
 
-pub use process::Process;
+pub use process::{Process, memory_of};
 
 /// Anything that ends the run.
 pub type Failure = Box<dyn Error + Send + Sync>;

@@ -10,6 +10,8 @@ mod acknowledgements;
 mod admission;
 #[path = "end_to_end/agent.rs"]
 mod agent;
+#[path = "end_to_end/agent_under_fire.rs"]
+mod agent_under_fire;
 #[path = "end_to_end/authorities.rs"]
 mod authorities;
 #[path = "end_to_end/backup.rs"]

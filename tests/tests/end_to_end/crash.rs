@@ -2,9 +2,9 @@
 
 use std::collections::HashSet;
 
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use signet_tests::harness::caller::{Caller, reason};
 use signet_tests::harness::http;
+use signet_tests::harness::process::without_xfsz;
 use signet_tests::harness::site::Site;
 use tokio::sync::mpsc;
 use tonic::Code;
@@ -54,18 +54,12 @@ async fn case_47_whatever_was_received_is_recorded_when_the_server_is_killed_und
 #[tokio::test]
 async fn case_47_a_certificate_that_cannot_be_recorded_is_not_answered() {
     let site = Site::default();
-    let mut command = std::process::Command::new("sh");
-    // A process that ignores SIGXFSZ gets an error of a write beyond its limit, as of a full disk.
-    let server = site.ca_command("run", &[]);
-    command.current_dir(site.folder()).env_clear().args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"]);
-    command.arg(server.get_program()).args(server.get_args());
+    let command = without_xfsz(&site.ca_command("run", &[]));
     let ca = site.ca_of(command).await;
     let caller = Caller::to(&site, &ca).await;
     let last = caller.ask(site.ask()).await.unwrap();
 
-    let pid = Pid::from_raw(ca.process.id() as i32);
-    let nothing = Rlimit { current: Some(0), maximum: None };
-    prlimit(pid, Resource::Fsize, nothing).unwrap();
+    ca.process.limit_files(Some(0));
     let status = caller.ask(site.ask()).await.unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "LOG_UNAVAILABLE"));
     assert!(status.get_details_retry_info().is_some());
