@@ -53,6 +53,7 @@ pub mod record;
 mod recover;
 mod segments;
 mod signer;
+mod sync;
 mod tail;
 mod tree;
 mod verify;

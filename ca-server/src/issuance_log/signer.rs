@@ -11,9 +11,10 @@ use tokio::sync::oneshot;
 use tracing::{debug, error};
 
 use super::checkpoint::{LogKey, SignedCheckpoint, checkpoint_path};
-use super::files::Disk;
+use super::cursor::Cursor;
+use super::files::{Disk, DiskFile};
 use super::progress::Progress;
-use super::tree::{StoredHashes, TreeHead};
+use super::tree::{Frontier, StoredHashes, TreeHead, hashes_length, hashes_path};
 
 /// Why there is no new checkpoint.
 #[derive(Debug, thiserror::Error)]
@@ -40,10 +41,12 @@ pub(super) struct SignRequest {
 
 /// The signing thread's things.
 pub(super) struct Signer {
+    dir: PathBuf,
     key: LogKey,
     disk: Arc<dyn Disk>,
-    hashes: StoredHashes,
-    path: PathBuf,
+    hashes: Box<dyn DiskFile>,
+    /// A sync of the hashes failed: nobody knows what the disk has of those that are not signed.
+    hashes_in_doubt: bool,
     progress: Arc<Progress>,
 }
 
@@ -58,11 +61,12 @@ impl Signer {
         disk: Arc<dyn Disk>,
         progress: Arc<Progress>,
     ) -> io::Result<Signer> {
-        Ok(Signer { key, disk, hashes: StoredHashes::open(dir)?, path: checkpoint_path(dir), progress })
+        let hashes = disk.open(&hashes_path(dir))?;
+        Ok(Signer { dir: dir.to_owned(), key, disk, hashes, hashes_in_doubt: false, progress })
     }
 
     /// Signs what is asked for until nobody can ask any more.
-    pub(super) fn run(self, requests: &Receiver<SignRequest>) {
+    pub(super) fn run(mut self, requests: &Receiver<SignRequest>) {
         for request in requests {
             if request.reply.is_none() && request.head.size <= self.progress.signed().size {
                 continue;
@@ -80,11 +84,37 @@ impl Signer {
     }
 
     /// The hashes below a checkpoint are durable before it is, so that opening can rely on them.
-    fn publish(&self, head: TreeHead) -> Result<SignedCheckpoint, SignError> {
-        self.hashes.sync().map_err(SignError::Write)?;
+    fn publish(&mut self, head: TreeHead) -> Result<SignedCheckpoint, SignError> {
+        self.sync_hashes(head.size).map_err(SignError::Write)?;
         let signed = self.key.sign(head, SystemTime::now());
-        self.disk.replace(&self.path, signed.note.as_bytes()).map_err(SignError::Write)?;
+        let path = checkpoint_path(&self.dir);
+        self.disk.replace(&path, signed.note.as_bytes()).map_err(SignError::Write)?;
         self.progress.set_signed(signed.clone());
         Ok(signed)
+    }
+
+    /// Makes the hashes of the first `size` records durable. After a failure they are made again from the
+    /// records: a second sync alone would succeed and write nothing of what the first one lost.
+    fn sync_hashes(&mut self, size: u64) -> io::Result<()> {
+        if self.hashes_in_doubt {
+            self.write_hashes_again(size)?;
+        }
+        self.hashes_in_doubt = true;
+        self.hashes.sync()?;
+        self.hashes_in_doubt = false;
+        Ok(())
+    }
+
+    /// The writer is beyond these already.
+    fn write_hashes_again(&mut self, size: u64) -> io::Result<()> {
+        let signed = self.progress.signed().size;
+        let mut frontier = Frontier::read(signed, &StoredHashes::open(&hashes_path(&self.dir))?)?;
+        let log_id = self.key.verifier().log_id();
+        let mut cursor = Cursor::new(&self.dir, &log_id, signed, Some(size)).map_err(io::Error::other)?;
+        let mut hashes = Vec::new();
+        while let Some(frame) = cursor.next().map_err(io::Error::other)? {
+            hashes.extend(frontier.push(frame.body).iter().flat_map(|hash| hash.0));
+        }
+        self.hashes.write_at(&hashes, hashes_length(signed))
     }
 }

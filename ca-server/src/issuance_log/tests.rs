@@ -16,9 +16,12 @@ use crate::data_folder::DataFolder;
 use crate::store::{MemoryStore, Store};
 
 mod appending;
+mod crash;
 mod export;
 mod lookup;
+mod queue;
 mod recovery;
+mod simulated_disk;
 mod verification;
 
 /// A data folder, a disk with faults, and a store that outlives the logs opened here.
