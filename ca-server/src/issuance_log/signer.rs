@@ -1,5 +1,6 @@
 //! Signs checkpoints, on a thread of its own, so that no append ever waits for one.
 
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use super::checkpoint::{LogKey, SignedCheckpoint, checkpoint_path};
 use super::cursor::Cursor;
 use super::files::{Disk, DiskFile};
 use super::progress::Progress;
-use super::tree::{Frontier, StoredHashes, TreeHead, hashes_length, hashes_path};
+use super::tree::{Frontier, StoredHashes, TreeHead, hashes_length, hashes_path, records_covered};
 
 /// Why there is no new checkpoint.
 #[derive(Debug, thiserror::Error)]
@@ -45,8 +46,9 @@ pub(super) struct Signer {
     key: LogKey,
     disk: Arc<dyn Disk>,
     hashes: Box<dyn DiskFile>,
-    /// A sync of the hashes failed: nobody knows what the disk has of those that are not signed.
-    hashes_in_doubt: bool,
+    /// A sync failed when the file may have had the hashes of so many records: of those that are not signed
+    /// nobody knows what the disk has.
+    in_doubt: u64,
     progress: Arc<Progress>,
 }
 
@@ -62,7 +64,7 @@ impl Signer {
         progress: Arc<Progress>,
     ) -> io::Result<Signer> {
         let hashes = disk.open(&hashes_path(dir))?;
-        Ok(Signer { dir: dir.to_owned(), key, disk, hashes, hashes_in_doubt: false, progress })
+        Ok(Signer { dir: dir.to_owned(), key, disk, hashes, in_doubt: 0, progress })
     }
 
     /// Signs what is asked for until nobody can ask any more.
@@ -96,18 +98,19 @@ impl Signer {
     /// Makes the hashes of the first `size` records durable. After a failure they are made again from the
     /// records: a second sync alone would succeed and write nothing of what the first one lost.
     fn sync_hashes(&mut self, size: u64) -> io::Result<()> {
-        if self.hashes_in_doubt {
-            self.write_hashes_again(size)?;
+        let signed = self.progress.signed().size;
+        if self.in_doubt > signed {
+            self.write_hashes_again(signed, size)?;
         }
-        self.hashes_in_doubt = true;
-        self.hashes.sync()?;
-        self.hashes_in_doubt = false;
-        Ok(())
+        self.hashes.sync().inspect_err(|_| {
+            // The writer may have been beyond what was to be signed, and its latest write be cut short.
+            let length = fs::metadata(hashes_path(&self.dir)).map(|metadata| metadata.len());
+            self.in_doubt = length.map_or(u64::MAX, |length| records_covered(length) + 1);
+        })
     }
 
     /// The writer is beyond these already.
-    fn write_hashes_again(&mut self, size: u64) -> io::Result<()> {
-        let signed = self.progress.signed().size;
+    fn write_hashes_again(&mut self, signed: u64, size: u64) -> io::Result<()> {
         let mut frontier = Frontier::read(signed, &StoredHashes::open(&hashes_path(&self.dir))?)?;
         let log_id = self.key.verifier().log_id();
         let mut cursor = Cursor::new(&self.dir, &log_id, signed, Some(size)).map_err(io::Error::other)?;

@@ -18,6 +18,7 @@ use crate::store::{MemoryStore, Store};
 mod appending;
 mod crash;
 mod export;
+mod interleavings;
 mod lookup;
 mod queue;
 mod recovery;

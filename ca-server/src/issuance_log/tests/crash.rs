@@ -12,9 +12,10 @@ use super::*;
 use crate::issuance_log::files::Disk;
 use crate::issuance_log::progress::Progress;
 use crate::issuance_log::segments::push_frame;
+use crate::issuance_log::signer::{SignRequest, Signer};
 use crate::issuance_log::tree::Frontier;
 use crate::issuance_log::{
-    AppendError, Entry, Filter, INDEX_MARKER, Record, SignError, SignedCheckpoint, index, verify,
+    AppendError, Entry, Filter, INDEX_MARKER, Record, SignError, SignedCheckpoint, index, recover, verify,
 };
 use crate::store::forgetful::ForgetfulStore;
 use crate::store::{Row, Table};
@@ -551,6 +552,51 @@ fn hashes_whose_sync_failed_are_written_again_before_they_are_signed() {
     world.store.kill(0);
     world.next.store(5, Ordering::Relaxed);
     // It begins with a stranger, who takes the hashes as they are.
+    world.check();
+}
+
+/// The writer does not wait for the signer: a sync that fails may lose hashes of records behind those that it was
+/// to sign.
+#[test]
+fn a_failed_sync_of_hashes_puts_those_in_doubt_too_that_were_not_to_be_signed_yet() {
+    let (mut world, runtime) = (quiet(3), runtime());
+    let log = world.start(Plan::Works).unwrap();
+    for number in 0..9 {
+        let index = runtime.block_on(log.append(certificate(number))).unwrap();
+        world.told.records.insert(index, certificate(number));
+    }
+    world.disk.kill();
+    drop(log);
+    world.disk.start(Plan::Works);
+    let folder = DataFolder::open(&world.data()).unwrap();
+    let disk: Arc<dyn Disk> = world.disk.clone();
+    let recovered = recover::recover(&folder, &disk).unwrap();
+    let progress = Arc::new(Progress::new(9, recovered.checkpoint));
+    let mut frontier = Frontier::empty();
+    let mut heads = vec![frontier.head()];
+    let mut cursor = Cursor::new(&world.dir(), &recovered.key.verifier().log_id(), 0, None).unwrap();
+    while let Some(frame) = cursor.next().unwrap() {
+        frontier.push(frame.body);
+        heads.push(frontier.head());
+    }
+    let signer = Signer::new(&world.dir(), recovered.key, disk, progress).unwrap();
+    world.disk.plan(Plan::Fails(world.disk.steps(), Done::Nothing));
+    let (requests, taken) = mpsc::channel();
+    let answers = [3, 3, 9].map(|size| {
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        requests.send(SignRequest { head: heads[size], reply: Some(reply) }).unwrap();
+        answer
+    });
+    drop(requests);
+    signer.run(&taken);
+    let signed = answers.map(|answer| answer.blocking_recv().unwrap().ok());
+    assert_eq!(signed.each_ref().map(Option::is_some), [false, true, true]);
+    world.told.checkpoints.extend(signed.into_iter().flatten());
+    drop(folder);
+    world.disk.kill();
+    world.disk.cut_power(Left::Nothing);
+    world.store.kill(0);
+    world.next.store(9, Ordering::Relaxed);
     world.check();
 }
 
