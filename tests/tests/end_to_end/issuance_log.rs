@@ -304,7 +304,7 @@ async fn a_removed_segment_is_found() {
     header[HEADER - 4..].copy_from_slice(&checksum);
     let second = site.path("data/log/00000000000000000002.seg");
     fs::write(site.path(SEGMENT), first).unwrap();
-    fs::write(&second, [&header, rest].concat()).unwrap();
+    fs::write(&second, [&header[..], rest].concat()).unwrap();
     verified(&site, &["--since", &since]);
 
     fs::remove_file(site.path(SEGMENT)).unwrap();
