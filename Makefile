@@ -4,7 +4,7 @@ CARGO_FLAGS := --locked --profile fast
 RUSTDOC_FLAGS := '-D warnings -A rustdoc::private-intra-doc-links'
 PROGRAMS := --bin certs --bin ca-server --bin csr-client --bin token-issuer
 
-.PHONY: help demo test bench flood clean
+.PHONY: help demo test bench crash flood clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -33,6 +33,12 @@ bench: ## measure certificates per second, CPU, memory and start-up
 flood: ## show what the CA does under floods and attacks, and judge it; SECONDS_EACH=60 is the default
 	cargo build $(CARGO_FLAGS) $(PROGRAMS) --bin flood
 	target/fast/flood $(SECONDS_EACH)
+
+KILLS ?= 200
+crash: ## kill the server KILLS times (200) under load and look for what was lost
+	cargo build $(CARGO_FLAGS) $(PROGRAMS)
+	SIGNET_CRASH_KILLS=$(KILLS) cargo test $(CARGO_FLAGS) -p signet-tests --test end_to_end \
+		case_47_whatever_was_received -- --nocapture
 
 clean: ## remove target/: everything built, installed or left by the demo
 	cargo clean

@@ -55,6 +55,7 @@ pub mod record;
 mod recover;
 mod segments;
 mod signer;
+mod sync;
 mod tail;
 mod tree;
 mod verify;

@@ -191,6 +191,7 @@ impl Entry {
             log_id: log_id.to_vec(),
             index,
             time: microseconds(self.time),
+            place_in_batch: 0,
             body: Some(body),
         }
     }
@@ -326,6 +327,15 @@ pub(super) struct Place {
     pub(super) log_id: Vec<u8>,
     #[prost(uint64, tag = "3")]
     pub(super) index: u64,
+    #[prost(uint32, tag = "5")]
+    pub(super) place_in_batch: u32,
+}
+
+impl Place {
+    /// How many records were durable when this one was written.
+    pub(super) fn durable_before(&self) -> u64 {
+        self.index.saturating_sub(self.place_in_batch.into())
+    }
 }
 
 /// A time in UTC, with as many digits as it needs.
