@@ -18,7 +18,7 @@ demo: ## show Signet at work with real Envoys; KEEP=1 stays up and says what to 
 # without them some features of dependencies would differ and these be built twice.
 # cargo-deny's fourth check, advisories, needs a database from the network, which CI does not have.
 test: ## run what CI runs: format, lints, documents, bans, then every test
-	tests/tools/install envoy pkilint cargo-deny
+	tests/tools/install envoy pkilint cargo-deny promtool
 	cargo fmt --all --check
 	cargo clippy $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS=$(RUSTDOC_FLAGS) cargo doc $(CARGO_FLAGS) --workspace --no-deps --document-private-items

@@ -19,6 +19,7 @@ pub mod issue;
 pub mod metrics;
 pub mod operator;
 pub mod policy;
+pub mod reason;
 pub mod sealing;
 pub mod shutdown;
 pub mod store;

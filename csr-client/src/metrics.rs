@@ -5,10 +5,11 @@ use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Metric, Registry};
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::{Duration, SystemTime};
 
 use crate::identity::Served;
+use crate::request::RequestError;
 use signet_certs::clock::to_unix;
 use signet_service::counter::BareCounter;
 
@@ -40,6 +41,7 @@ pub struct Metrics {
     failures: Family<Reason, BareCounter>,
     left: Family<ResourceName, Gauge<i64, AtomicI64>>,
     not_after: Family<ResourceName, Gauge<i64, AtomicI64>>,
+    share_left: Family<ResourceName, Gauge<f64, AtomicU64>>,
     watching: Gauge<i64, AtomicI64>,
 }
 
@@ -73,6 +75,11 @@ impl Default for Metrics {
                 "signet_agent_cert_not_after_timestamp_seconds",
                 "When the certificate ends, in seconds since 1970",
             ),
+            share_left: add(
+                &mut registry,
+                "signet_agent_cert_life_left_ratio",
+                "Share of the certificate's life that is left, 0 to 1",
+            ),
             watching: add(
                 &mut registry,
                 "signet_agent_trust_watch_connected",
@@ -80,9 +87,12 @@ impl Default for Metrics {
             ),
             registry,
         };
-        // Both exist from the start, so that a rate can be computed for the first failure too.
+        // All exist from the start, so that a rate can be computed for the first failure too.
         metrics.requests.get_or_create(&CSR).add(0);
         metrics.failed.get_or_create(&CSR).add(0);
+        for reason in RequestError::REASONS {
+            metrics.failures.get_or_create(&Reason { reason }).add(0);
+        }
         metrics
     }
 }
@@ -112,8 +122,13 @@ impl Metrics {
     /// The text that is scraped.
     pub(crate) fn text(&self, served: &Served, now: SystemTime) -> String {
         if let Some(svid) = &served.svid {
-            let end = to_unix(svid.lifetime().not_after);
+            let lifetime = svid.lifetime();
+            let end = to_unix(lifetime.not_after);
             self.not_after.get_or_create(&DEFAULT).set(end);
+            let life = lifetime.not_after.duration_since(lifetime.not_before).unwrap_or_default();
+            let left = lifetime.not_after.duration_since(now).unwrap_or_default();
+            let share = left.as_secs_f64() / life.as_secs_f64().max(1.0);
+            self.share_left.get_or_create(&DEFAULT).set(share.min(1.0));
             self.left.get_or_create(&DEFAULT).set(end - to_unix(now));
         }
         let mut text = String::new();

@@ -118,6 +118,21 @@ impl std::fmt::Display for Refusal {
 }
 
 impl RequestError {
+    /// Every word that [`reason`](Self::reason) can say, in the order of `deploy/REASONS.md`.
+    pub const REASONS: [&str; 11] = [
+        "evidence",
+        "key",
+        "connect",
+        "refused",
+        "deadline",
+        "answer_short",
+        "answer_unreadable",
+        "answer_not_a_root",
+        "answer_identity",
+        "answer_key",
+        "answer_chain",
+    ];
+
     /// A stable word for logs and metrics.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -264,6 +279,14 @@ mod tests {
         assert!(seen.headers.get("x-signet-instance").is_none());
         std::fs::remove_file(&config.token).unwrap();
         assert_eq!(requester.obtain(None).await.unwrap_err().reason(), "evidence");
+    }
+
+    #[test]
+    fn the_document_has_a_line_for_each_reason_and_for_no_other() {
+        let text = include_str!("../../deploy/REASONS.md");
+        let codes = text.lines().filter_map(|line| Some(line.strip_prefix("| `")?.split_once("` |")?.0));
+        let ours: Vec<_> = codes.filter(|code| code.bytes().any(|byte| byte.is_ascii_lowercase())).collect();
+        assert_eq!(ours, RequestError::REASONS);
     }
 
     #[tokio::test]

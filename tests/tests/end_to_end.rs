@@ -28,6 +28,10 @@ mod issuance_log;
 mod lifetimes;
 #[path = "end_to_end/operating.rs"]
 mod operating;
+#[path = "end_to_end/operations.rs"]
+mod operations;
+#[path = "end_to_end/reasons.rs"]
+mod reasons;
 #[path = "end_to_end/refusals.rs"]
 mod refusals;
 #[path = "end_to_end/reload.rs"]

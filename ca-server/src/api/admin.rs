@@ -31,6 +31,7 @@ use crate::authority::reload::Wish;
 use crate::authority::{issuing, state};
 use crate::issuance_log::{Page, ProveError};
 use crate::operator::query::RecordQuery;
+use crate::reason::Reason;
 use crate::trust::consumers::Fact;
 
 /// Consumers in one answer.
@@ -108,7 +109,8 @@ async fn only_operators(
     if may_operate(peer, rustix::process::getuid().as_raw(), group) {
         return next.run(request).await;
     }
-    tracing::warn!(uid = peer.uid, gid = peer.gid, reason = "NOT_AN_OPERATOR", "operator refused");
+    let reason = Reason::NotAnOperator.code();
+    tracing::warn!(uid = peer.uid, gid = peer.gid, reason, "operator refused");
     failure(StatusCode::FORBIDDEN, "only root, the server's own user and its admin group may ask".to_owned())
 }
 

@@ -13,6 +13,8 @@ use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
+use crate::reason::Reason;
+
 /// When to come again, at the least; clients add their own jitter.
 const HINT: Duration = Duration::from_secs(1);
 
@@ -35,12 +37,12 @@ pub enum Overload {
 
 impl Overload {
     /// Stable code.
-    pub fn reason(self) -> &'static str {
+    pub fn reason(self) -> Reason {
         match self {
-            Self::Server => "OVERLOAD_SERVER",
-            Self::Address => "OVERLOAD_ADDRESS",
-            Self::Queue => "OVERLOAD_QUEUE",
-            Self::Deadline => "OVERLOAD_DEADLINE",
+            Self::Server => Reason::OverloadServer,
+            Self::Address => Reason::OverloadAddress,
+            Self::Queue => Reason::OverloadQueue,
+            Self::Deadline => Reason::OverloadDeadline,
         }
     }
 

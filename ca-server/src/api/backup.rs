@@ -23,6 +23,7 @@ use crate::app::Running;
 use crate::backup::send_running;
 use crate::backup::stream::StreamDestination;
 use crate::issuance_log::{ActEntry, Entry};
+use crate::reason::Reason;
 
 /// Frames that wait for a slow reader.
 const FRAMES: usize = 8;
@@ -33,7 +34,7 @@ pub(super) async fn take(
     ConnectInfo(peer): ConnectInfo<Peer>,
 ) -> Response {
     if !may_have_keys(peer, rustix::process::getuid().as_raw()) {
-        tracing::warn!(uid = peer.uid, reason = "NOT_THE_OWNER", "backup refused");
+        tracing::warn!(uid = peer.uid, reason = Reason::NotTheOwner.code(), "backup refused");
         let who = "a backup has private keys in it: only root and the server's own user may take one";
         return failure(StatusCode::FORBIDDEN, who.to_owned());
     }

@@ -117,7 +117,7 @@ pub fn refuse(metrics: &Metrics, id: &str, address: IpAddr, error: &IssueError) 
     let outside = status::of_issue(error);
     metrics.refused(error, outside.reason);
     let cause = with_causes(error);
-    tracing::warn!(request_id = id, reason = outside.reason, %address, cause, "certificate refused");
+    tracing::warn!(request_id = id, reason = outside.reason.code(), %address, cause, "certificate refused");
     outside.into_status()
 }
 

@@ -26,6 +26,7 @@ use tonic::transport::server::Connected;
 use super::admission::{PerAddress, Place};
 use crate::config::Limits;
 use crate::metrics::Metrics;
+use crate::reason::Reason;
 
 /// After a failed accept, which means that we are out of file handles or memory.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -101,7 +102,7 @@ pub async fn accept_forever(
                     let _ = connections.send(Ok(connection)).await;
                 }
                 Err(error) => {
-                    metrics.connection_refused("HANDSHAKE");
+                    metrics.connection_refused(Reason::Handshake);
                     tracing::debug!(%address, %error, "TLS handshake failed");
                 }
             }

@@ -13,6 +13,7 @@ use super::admission::Overload;
 use crate::attestation::AttestationError;
 use crate::issue::IssueError;
 use crate::policy::Denied;
+use crate::reason::Reason;
 
 /// Who says so, in `google.rpc.ErrorInfo`.
 const DOMAIN: &str = "signet";
@@ -22,15 +23,15 @@ const DOMAIN: &str = "signet";
 pub struct Outside {
     /// gRPC code.
     pub code: Code,
-    /// Stable; also the label of the metric and the field of the log.
-    pub reason: &'static str,
+    /// Also the label of the metric and the field of the log.
+    pub reason: Reason,
     message: String,
     expected: Vec<(&'static str, String)>,
     retry_after: Option<Duration>,
 }
 
 impl Outside {
-    fn new(code: Code, reason: &'static str, message: impl Into<String>) -> Self {
+    fn new(code: Code, reason: Reason, message: impl Into<String>) -> Self {
         Self { code, reason, message: message.into(), expected: Vec::new(), retry_after: None }
     }
 
@@ -43,7 +44,7 @@ impl Outside {
         let expected: HashMap<String, String> =
             self.expected.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
         let mut details = ErrorDetails::new();
-        details.set_error_info(self.reason, DOMAIN, expected);
+        details.set_error_info(self.reason.code(), DOMAIN, expected);
         if self.retry_after.is_some() {
             details.set_retry_info(self.retry_after);
         }
@@ -58,25 +59,26 @@ pub fn of_issue(error: &IssueError) -> Outside {
         IssueError::Attestation(error) => of_attestation(error),
         IssueError::Overload(overload) => of_overload(*overload),
         IssueError::Csr(error) => {
-            Outside::new(Code::InvalidArgument, "CSR_INVALID", format!("CSR signing error ({error})"))
+            Outside::new(Code::InvalidArgument, Reason::CsrInvalid, format!("CSR signing error ({error})"))
         }
         IssueError::Denied(denied) => of_denied(denied),
         IssueError::Unreadable(_) => {
             let expected = "an IstioCertificateRequest of at most 64 KiB was expected";
-            Outside::new(Code::InvalidArgument, "REQUEST_INVALID", expected)
+            Outside::new(Code::InvalidArgument, Reason::RequestInvalid, expected)
         }
         IssueError::Signing(crate::authority::issuer::SigningError::Chain(_)) => {
-            Outside::new(Code::Internal, "ISSUER_ENDED", "CSR signing error (the CA cannot sign now)")
+            Outside::new(Code::Internal, Reason::IssuerEnded, "CSR signing error (the CA cannot sign now)")
         }
         IssueError::Signing(_) | IssueError::Pool(_) => {
-            Outside::new(Code::Internal, "SIGNING", "CSR signing error (the CA cannot sign now)").retry(again)
+            Outside::new(Code::Internal, Reason::Signing, "CSR signing error (the CA cannot sign now)")
+                .retry(again)
         }
         IssueError::Record(_) => {
-            Outside::new(Code::Unavailable, "LOG_UNAVAILABLE", "the certificate could not be recorded")
+            Outside::new(Code::Unavailable, Reason::LogUnavailable, "the certificate could not be recorded")
                 .retry(again)
         }
         IssueError::Deadline => {
-            Outside::new(Code::Unavailable, "DEADLINE", "the request took too long").retry(again)
+            Outside::new(Code::Unavailable, Reason::Deadline, "the request took too long").retry(again)
         }
     }
 }
@@ -108,12 +110,12 @@ fn of_denied(denied: &Denied) -> Outside {
     };
     match denied {
         Denied::LifetimeTooLong { maximum, .. } => {
-            lifetime("LIFETIME_TOO_LONG", vec![("maximum_seconds", maximum.to_string())])
+            lifetime(Reason::LifetimeTooLong, vec![("maximum_seconds", maximum.to_string())])
         }
-        Denied::LifetimeNegative(_) => lifetime("LIFETIME_NEGATIVE", Vec::new()),
+        Denied::LifetimeNegative(_) => lifetime(Reason::LifetimeNegative, Vec::new()),
         Denied::Impersonation { .. } => Outside::new(
             Code::Unauthenticated,
-            "IMPERSONATION",
+            Reason::Impersonation,
             "request impersonation authentication failure",
         ),
     }

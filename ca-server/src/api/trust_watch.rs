@@ -21,6 +21,7 @@ use super::status;
 use crate::attestation::Caller;
 use crate::issue::Issuance;
 use crate::metrics::Metrics;
+use crate::reason::Reason;
 use crate::shutdown;
 use crate::trust::Trust;
 use crate::trust::consumers::Consumers;
@@ -59,7 +60,7 @@ impl TrustDistribution for TrustService {
         let evidence = headers::evidence(request.metadata());
         let refuse = |outside: status::Outside, cause: String| {
             self.metrics.watch_refused(outside.reason);
-            tracing::warn!(request_id = id, reason = outside.reason, cause, "trust watch refused");
+            tracing::warn!(request_id = id, reason = outside.reason.code(), cause, "trust watch refused");
             outside.into_status()
         };
         let caller = match self.issuance.attestation.attest(&evidence, now).await {
@@ -147,10 +148,16 @@ impl Watch {
                 tracing::debug!(request_id, identity, epoch, sequence, "acknowledgement kept");
             }
             Ok(Err(error)) => {
-                let cause = with_causes(&error);
-                tracing::warn!(request_id, identity, cause, "acknowledgement not kept");
+                let (reason, cause) = (error.reason(), with_causes(&error));
+                self.metrics.acknowledgement_refused(reason);
+                let reason = reason.code();
+                tracing::warn!(request_id, identity, reason, cause, "acknowledgement not kept");
             }
-            Err(error) => tracing::error!(request_id, %error, "acknowledgement not kept"),
+            Err(error) => {
+                self.metrics.acknowledgement_refused(Reason::AcknowledgementNotKept);
+                let reason = Reason::AcknowledgementNotKept.code();
+                tracing::error!(request_id, identity, reason, %error, "acknowledgement not kept");
+            }
         }
     }
 }

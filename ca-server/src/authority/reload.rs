@@ -150,7 +150,7 @@ impl Authorities {
             Outcome::Take(wished) => match self.take(wished.clone(), now).await {
                 Ok(()) => {
                     self.wish.send_replace(None);
-                    self.metrics.reloaded("TAKEN");
+                    self.metrics.reloaded();
                 }
                 Err(error) => self.refuse(Refused::failed(&wished, with_causes(&error)), now),
             },
@@ -163,7 +163,7 @@ impl Authorities {
             return;
         }
         for reason in &refused.reasons {
-            self.metrics.reloaded(reason.code);
+            self.metrics.reload_refused(reason.code);
             tracing::error!(
                 folder = %self.folder.display(),
                 reason = reason.code,

@@ -15,9 +15,12 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Code, Request, Status, Streaming};
 
-type Requests = mpsc::UnboundedSender<WatchRequest>;
+pub(crate) type Requests = mpsc::UnboundedSender<WatchRequest>;
 
-async fn watch(caller: &Caller, token: Option<&str>) -> Result<(Requests, Streaming<WatchResponse>), Status> {
+pub(crate) async fn watch(
+    caller: &Caller,
+    token: Option<&str>,
+) -> Result<(Requests, Streaming<WatchResponse>), Status> {
     let (requests, outgoing) = mpsc::unbounded_channel();
     let mut request = Request::new(UnboundedReceiverStream::new(outgoing));
     if let Some(token) = token {
@@ -27,7 +30,7 @@ async fn watch(caller: &Caller, token: Option<&str>) -> Result<(Requests, Stream
     Ok((requests, answers.into_inner()))
 }
 
-async fn first(answers: &mut Streaming<WatchResponse>) -> Trust {
+pub(crate) async fn first(answers: &mut Streaming<WatchResponse>) -> Trust {
     let answer = tokio::time::timeout(PATIENCE, answers.message()).await.unwrap();
     answer.unwrap().unwrap().trust.unwrap()
 }
