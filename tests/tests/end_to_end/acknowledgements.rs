@@ -78,9 +78,9 @@ async fn a_sidecar_that_took_only_its_certificate_or_went_away_cannot_be_told() 
     let agent = site.agent(ca.listen, "sleep", &[]).await;
     let (mut only, push) = subscribe(&agent, "one", "default").await;
     only.ack(&push);
-    let unknown = |fact: &Value| fact["subscribers"]["unknown"] == 1;
-    let known = fact(&ca, "sleep", "a sidecar with a certificate alone", unknown).await;
-    assert_eq!(holding(&known), "unknown");
+    // Until its acknowledgement is heard, it is one that does not hold.
+    let unknown = |fact: &Value| fact["subscribers"]["unknown"] == 1 && holding(fact) == "unknown";
+    fact(&ca, "sleep", "a sidecar with a certificate alone", unknown).await;
 
     let agent = site.agent(ca.listen, "reviews", &[]).await;
     let (mut gone, push) = subscribe(&agent, "one", "ROOTCA").await;
