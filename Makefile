@@ -2,9 +2,10 @@
 CARGO_FLAGS := --locked --profile fast
 # The documents are for people who work here: with private items in them, links to those are good.
 RUSTDOC_FLAGS := '-D warnings -A rustdoc::private-intra-doc-links'
+MINUTES ?= 30
 PROGRAMS := --bin certs --bin ca-server --bin csr-client --bin token-issuer
 
-.PHONY: help demo test bench clean
+.PHONY: help demo test bench soak clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -29,6 +30,10 @@ test: ## run what CI runs: format, lints, documents, bans, then every test
 bench: ## measure certificates per second, CPU, memory and start-up
 	cargo build $(CARGO_FLAGS) $(PROGRAMS) --bin load
 	target/fast/load
+
+soak: ## run everything at once for MINUTES=30: reloads, kills, slow clients, bad input; nothing may grow or be lost
+	cargo build $(CARGO_FLAGS) $(PROGRAMS) --bin soak
+	MINUTES=$(MINUTES) target/fast/soak
 
 clean: ## remove target/: everything built, installed or left by the demo
 	cargo clean

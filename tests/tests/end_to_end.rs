@@ -40,6 +40,8 @@ mod reload;
 mod requests;
 #[path = "end_to_end/secrecy.rs"]
 mod secrecy;
+#[path = "end_to_end/soak.rs"]
+mod soak;
 #[path = "end_to_end/tls.rs"]
 mod tls;
 #[path = "end_to_end/trust_watch.rs"]
