@@ -55,6 +55,7 @@ const SINGLE: &[Setting] = &[
     setting("queue", "SIGNET_QUEUE", Some("2048"), "N", "Requests that may wait for their turn to be signed"),
     setting("deadline", "SIGNET_DEADLINE", Some("5s"), "D", "Longest time a request may take"),
     setting("watches", "SIGNET_WATCHES", Some("10000"), "N", "Trust watches at once"),
+    setting("clock_settle", "SIGNET_CLOCK_SETTLE", Some("2m"), "D", "How long a wall clock that was stepped must stand where it is before it is believed again"),
     setting("drain", "SIGNET_DRAIN", Some("10s"), "D", "How long to wait for requests in flight at the end"),
     setting("log_format", "SIGNET_LOG_FORMAT", Some("text"), "FORMAT", "text or json"),
     setting("log_level", "SIGNET_LOG_LEVEL", Some("info"), "LEVEL", "error, warn, info, debug or trace"),
@@ -93,6 +94,8 @@ pub struct Config {
     pub serving: Serving,
     /// What is taken at once.
     pub limits: Limits,
+    /// Time that a wall clock that was stepped must stand where it is before it is believed.
+    pub clock_settle: Duration,
     /// Time for requests in flight at the end.
     pub drain: Duration,
     /// How to log.
@@ -220,6 +223,7 @@ fn check(values: &mut Values, files: impl FnOnce(&Named<'_>, &mut Values)) -> Op
     let lifetimes = lifetimes(values);
     let serving = serving(values);
     let limits = limits(values);
+    let clock_settle = values.parsed("clock_settle", duration::parse);
     let drain = values.parsed("drain", duration::parse);
     let log = Log::of(values);
     let named = Named {
@@ -246,6 +250,7 @@ fn check(values: &mut Values, files: impl FnOnce(&Named<'_>, &mut Values)) -> Op
         lifetimes: lifetimes?,
         serving: serving?,
         limits: limits?,
+        clock_settle: clock_settle?,
         drain: drain?,
         log: log?,
     })

@@ -3,7 +3,7 @@
 //!
 //! Start reading at [`issue`], the issuing sequence. [`api`] is the edge, [`attestation`] says who calls,
 //! [`policy`] what they may have, [`authority`] signs, [`issuance_log`] records, [`trust`] is what the mesh
-//! trusts. [`app`] puts the parts together, [`operator`] is the same program as a client of a running
+//! trusts. [`clock`] says what time it is, [`app`] puts the parts together, [`operator`] is the same program as a client of a running
 //! server, [`backup`] copies what must not be lost, [`sealing`] encrypts keys at rest.
 
 pub mod api;
@@ -11,6 +11,7 @@ pub mod app;
 pub mod attestation;
 pub mod authority;
 pub mod backup;
+pub mod clock;
 pub mod config;
 pub mod data_folder;
 pub mod health;

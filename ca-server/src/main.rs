@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use signet_ca_server::operator::backup::{self, BackupArgs, RestoreArgs};
-use signet_ca_server::operator::{self, AuthorityVerb, LogVerb, OperatorError, Target};
+use signet_ca_server::operator::{self, AuthorityVerb, ClockVerb, LogVerb, OperatorError, Target};
 use signet_ca_server::{app, config};
 
 #[derive(Parser)]
@@ -38,6 +38,13 @@ enum Verb {
         target: Target,
         #[command(subcommand)]
         verb: LogVerb,
+    },
+    /// The wall clock, which is not believed after a step
+    Clock {
+        #[command(flatten)]
+        target: Target,
+        #[command(subcommand)]
+        verb: ClockVerb,
     },
     /// Copy what cannot be made again (log, keys, state) into a folder, and verify the copy
     Backup {
@@ -83,6 +90,7 @@ fn main() -> ExitCode {
             ask(async { operator::authority(&target, verb).await.map(|()| true) })
         }
         Verb::Log { target, verb } => ask(async { operator::log(&target, verb).await.map(|()| true) }),
+        Verb::Clock { target, verb } => ask(async { operator::clock(&target, verb).await }),
         Verb::Backup { target, args } => ask(async { backup::backup(&target, args).await.map(|()| true) }),
         Verb::Restore { args } => ask(async { backup::restore(args).await.map(|()| true) }),
     }

@@ -136,7 +136,9 @@ impl Metrics {
             }
             IssueError::Denied(_) => "TTL_ERROR",
             IssueError::Signing(_) | IssueError::Pool(_) => "CERT_GEN_ERROR",
-            IssueError::Overload(_) | IssueError::Record(_) | IssueError::Deadline => "UNKNOWN",
+            IssueError::Clock(_) | IssueError::Overload(_) | IssueError::Record(_) | IssueError::Deadline => {
+                "UNKNOWN"
+            }
         };
         self.sign_errors.get_or_create(&IstioError { error: istio }).inc();
     }
@@ -239,7 +241,10 @@ impl std::fmt::Debug for Snapshot {
 impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let running = &self.0;
-        let now = to_unix(SystemTime::now());
+        let now = running.issuance.clock.reckoned();
+        let standing = running.standing();
+        let forecast = running.forecast(now);
+        let now = to_unix(now);
         let issuer = running.issuance.issuer.load();
         let cacerts = issuer.cacerts();
         let ends = |certificate: &Certificate| to_unix(certificate.facts().validity.not_after);
@@ -273,6 +278,7 @@ impl Collector for Snapshot {
         gauge("signet_trust_sequence", "Sequence of the trust object", count(trust.sequence))?;
         gauge("signet_in_flight", "Requests in flight", running.places.taken() as i64)?;
         gauge("signet_queue", "Requests that wait for their turn", running.issuance.turns.waiting() as i64)?;
+        gauge("signet_clock_steady", "1 while the wall clock is believed", standing.steady.into())?;
         let refused = running.wish.borrow().is_some();
         gauge("signet_cacerts_refused", "1 while the CA files ask for what is not taken", refused.into())?;
         gauge(
@@ -281,6 +287,15 @@ impl Collector for Snapshot {
             running.health.ready().into(),
         )?;
 
+        let help = "How far the wall clock was stepped, forwards positive; 0 while it is believed";
+        let step = ConstGauge::new(standing.step_seconds);
+        step.encode(encoder.encode_descriptor(
+            "signet_clock_step_seconds",
+            help,
+            None,
+            MetricType::Gauge,
+        )?)?;
+
         let help = "When certificates end, seconds since 1970";
         let name = "signet_certificate_expiry_timestamp_seconds";
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
@@ -288,7 +303,6 @@ impl Collector for Snapshot {
             let labels = [("kind", kind), ("serial", serial), ("fingerprint", fingerprint)];
             ConstGauge::new(at).encode(family.encode_family(&labels)?)
         };
-        let forecast = running.forecast(SystemTime::now());
         for one in &forecast {
             expiry(one.kind.name(), &one.serial, &one.fingerprint, to_unix(one.ends))?;
         }

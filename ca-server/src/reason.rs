@@ -110,6 +110,8 @@ reasons! {
     OverloadDeadline "OVERLOAD_DEADLINE" at CERTIFICATE;
     /// No answer in time, or no whole message.
     Deadline "DEADLINE" at CERTIFICATE;
+    /// Nobody knows what time it is.
+    ClockStepped "CLOCK_STEPPED" at EVIDENCE;
     /// The record could not be made durable.
     LogUnavailable "LOG_UNAVAILABLE" at CERTIFICATE;
     /// The CA's own chain is not valid now.

@@ -1,7 +1,9 @@
 //! What the two long-running programs share, beside the rules of certificates: where their settings come
-//! from ([`settings`]), how they log ([`logging`]), how they replace files ([`files`]), and the counters that
-//! keep Istio's names ([`counter`]). Nothing here knows what a CA or an agent is.
+//! from ([`settings`]), how they log ([`logging`]), how they replace files ([`files`]), whether their wall
+//! clock may be believed ([`clock_watch`]), and the counters that keep Istio's names ([`counter`]). Nothing
+//! here knows what a CA or an agent is.
 
+pub mod clock_watch;
 pub mod counter;
 pub mod files;
 pub mod logging;

@@ -14,6 +14,8 @@ mod authorities;
 mod backup;
 #[path = "end_to_end/ca_files.rs"]
 mod ca_files;
+#[path = "end_to_end/clock.rs"]
+mod clock;
 #[path = "end_to_end/contract.rs"]
 mod contract;
 #[path = "end_to_end/crash.rs"]

@@ -6,7 +6,6 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use axum::extract::connect_info::{ConnectInfo, Connected};
 use axum::extract::{Path as UrlPath, Query, Request, State};
@@ -81,6 +80,7 @@ pub fn service(
         .route("/v1/log/verify", post(verify))
         .route("/v1/log/proof/{serial}", get(prove))
         .route("/v1/backup", post(super::backup::take))
+        .route("/v1/clock/accept", post(accept_clock))
         .layer(middleware::from_fn_with_state(running.config.admin_group, only_operators))
         .with_state(running)
         .into_make_service_with_connect_info::<Peer>()
@@ -158,7 +158,7 @@ async fn facts(running: &Running) -> Result<Vec<Fact>, Response> {
 
 async fn status(State(running): State<Arc<Running>>) -> Response {
     let ready = running.health.check(&running).await;
-    let now = SystemTime::now();
+    let now = running.issuance.clock.reckoned();
     let issuer = running.issuance.issuer.load_full();
     let cacerts = issuer.cacerts();
     let certificate = |certificate: &Certificate| {
@@ -188,6 +188,7 @@ async fn status(State(running): State<Arc<Running>>) -> Response {
         "uptime_seconds": now.duration_since(running.started).unwrap_or_default().as_secs(),
         "ready": ready.is_ok(),
         "not_ready_because": ready.err(),
+        "clock": running.standing(),
         "trust_domain": running.config.trust_domain.as_str(),
         "cluster": running.config.cluster_id,
         "listen": running.addresses.listen.to_string(),
@@ -302,6 +303,28 @@ async fn checkpoint(State(running): State<Arc<Running>>) -> Response {
     match running.issuance.log.checkpoint().await {
         Ok(checkpoint) => Json(json!({ "checkpoint": checkpoint.note })).into_response(),
         Err(error) => internal(&error),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct AcceptRequest {
+    reason: Option<String>,
+}
+
+/// An operator says that the wall clock is right as it is.
+async fn accept_clock(
+    State(running): State<Arc<Running>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Json(request): Json<AcceptRequest>,
+) -> Response {
+    let reason = request.reason.unwrap_or_else(|| "asked for over the admin socket".to_owned());
+    let accepted = running.issuance.clock.accept(&running.issuance.log, format!("uid:{}", peer.uid), reason);
+    match accepted.await {
+        Ok(stepped) => {
+            let by = stepped.map(|stepped| stepped.by.to_string());
+            Json(json!({ "accepted": by, "clock": running.standing() })).into_response()
+        }
+        Err(error) => failure(StatusCode::SERVICE_UNAVAILABLE, with_causes(&error)),
     }
 }
 

@@ -4,7 +4,6 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use axum::body::Body;
 use axum::extract::State;
@@ -44,7 +43,8 @@ pub(super) async fn take(
         subject: "log, state and keys".to_owned(),
         reason: "asked for over the admin socket".to_owned(),
     };
-    if let Err(error) = running.issuance.log.append(Entry::act(SystemTime::now(), act)).await {
+    if let Err(error) = running.issuance.log.append(Entry::act(running.issuance.clock.reckoned(), act)).await
+    {
         let what = format!("{}; a stopped server needs no record (--data)", with_causes(&error));
         return failure(StatusCode::SERVICE_UNAVAILABLE, what);
     }

@@ -17,6 +17,8 @@ use crate::reason::Reason;
 
 /// Who says so, in `google.rpc.ErrorInfo`.
 const DOMAIN: &str = "signet";
+/// A clock that was stepped is not back within a second.
+const CLOCK_RETRY: Duration = Duration::from_secs(10);
 
 /// What the outside learns of an error.
 #[derive(Debug, PartialEq)]
@@ -56,6 +58,7 @@ impl Outside {
 pub fn of_issue(error: &IssueError) -> Outside {
     let again = Duration::from_secs(1);
     match error {
+        IssueError::Clock(_) => of_stepped_clock(),
         IssueError::Attestation(error) => of_attestation(error),
         IssueError::Overload(overload) => of_overload(*overload),
         IssueError::Csr(error) => {
@@ -81,6 +84,11 @@ pub fn of_issue(error: &IssueError) -> Outside {
             Outside::new(Code::Unavailable, Reason::Deadline, "the request took too long").retry(again)
         }
     }
+}
+
+/// What the outside learns while the CA does not know what time it is.
+pub fn of_stepped_clock() -> Outside {
+    Outside::new(Code::Unavailable, Reason::ClockStepped, "the CA does not believe its clock").retry(CLOCK_RETRY)
 }
 
 /// What the outside learns when evidence is refused.

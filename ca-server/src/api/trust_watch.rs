@@ -5,7 +5,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures::Stream;
 use signet_proto::signet::trust::v1 as proto;
@@ -19,6 +19,7 @@ use super::admission::Overload;
 use super::headers::{self, RequestIds};
 use super::status;
 use crate::attestation::Caller;
+use crate::clock::Clock;
 use crate::issue::Issuance;
 use crate::metrics::Metrics;
 use crate::reason::Reason;
@@ -56,12 +57,16 @@ impl TrustDistribution for TrustService {
         &self,
         request: Request<Streaming<proto::WatchRequest>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let (id, now) = (self.ids.next(), SystemTime::now());
+        let id = self.ids.next();
         let evidence = headers::evidence(request.metadata());
         let refuse = |outside: status::Outside, cause: String| {
             self.metrics.watch_refused(outside.reason);
             tracing::warn!(request_id = id, reason = outside.reason.code(), cause, "trust watch refused");
             outside.into_status()
+        };
+        let now = match self.issuance.clock.now() {
+            Ok(now) => now,
+            Err(stepped) => return Err(refuse(status::of_stepped_clock(), stepped.to_string())),
         };
         let caller = match self.issuance.attestation.attest(&evidence, now).await {
             Ok(caller) => caller,
@@ -80,6 +85,7 @@ impl TrustDistribution for TrustService {
             caller,
             trust: self.publisher.subscribe(),
             consumers: self.consumers.clone(),
+            clock: self.issuance.clock.clone(),
             metrics: self.metrics.clone(),
             request_id: id,
             answers,
@@ -101,6 +107,7 @@ struct Watch {
     caller: Caller,
     trust: watch::Receiver<Arc<Trust>>,
     consumers: Consumers,
+    clock: Arc<Clock>,
     metrics: Arc<Metrics>,
     request_id: String,
     answers: mpsc::Sender<Result<proto::WatchResponse, Status>>,
@@ -138,7 +145,7 @@ impl Watch {
     async fn acknowledge(&self, acknowledgement: proto::Acknowledgement) {
         let (consumers, caller) = (self.consumers.clone(), self.caller.clone());
         let (epoch, sequence) = (acknowledgement.epoch, acknowledgement.sequence);
-        let now = SystemTime::now();
+        let now = self.clock.reckoned();
         let kept =
             tokio::task::spawn_blocking(move || consumers.record(&caller, &acknowledgement, now)).await;
         let (request_id, identity) = (&self.request_id, self.caller.identity.as_str());

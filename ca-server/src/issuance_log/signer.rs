@@ -4,8 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-use std::time::SystemTime;
 
+use signet_service::clock_watch::ClockWatch;
 use signet_service::logging::with_causes;
 use tokio::sync::oneshot;
 use tracing::{debug, error};
@@ -45,6 +45,7 @@ pub(super) struct Signer {
     hashes: StoredHashes,
     path: PathBuf,
     progress: Arc<Progress>,
+    clock: Arc<ClockWatch>,
 }
 
 impl Signer {
@@ -57,8 +58,16 @@ impl Signer {
         key: LogKey,
         disk: Arc<dyn Disk>,
         progress: Arc<Progress>,
+        clock: Arc<ClockWatch>,
     ) -> io::Result<Signer> {
-        Ok(Signer { key, disk, hashes: StoredHashes::open(dir)?, path: checkpoint_path(dir), progress })
+        Ok(Signer {
+            key,
+            disk,
+            hashes: StoredHashes::open(dir)?,
+            path: checkpoint_path(dir),
+            progress,
+            clock,
+        })
     }
 
     /// Signs what is asked for until nobody can ask any more.
@@ -82,7 +91,7 @@ impl Signer {
     /// The hashes below a checkpoint are durable before it is, so that opening can rely on them.
     fn publish(&self, head: TreeHead) -> Result<SignedCheckpoint, SignError> {
         self.hashes.sync().map_err(SignError::Write)?;
-        let signed = self.key.sign(head, SystemTime::now());
+        let signed = self.key.sign(head, self.clock.reckoned());
         self.disk.replace(&self.path, signed.note.as_bytes()).map_err(SignError::Write)?;
         self.progress.set_signed(signed.clone());
         Ok(signed)

@@ -218,6 +218,9 @@ async fn produce(reason: Reason, good: &Stage) -> Produced {
             let status = stage.with_one_in_flight().await.await.unwrap();
             Produced::Answered(status, Some(stage))
         }
+        Reason::ClockStepped => Produced::Otherwise(
+            "the machine's clock is nobody's to set: clock.rs asks a server over its ports that runs by other clocks",
+        ),
         Reason::LogUnavailable => {
             let stage = Stage::on_a_disk_that_can_fill().await;
             stage.fills();
