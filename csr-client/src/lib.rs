@@ -7,6 +7,7 @@
 //! commands of their own.
 
 pub mod agent;
+mod complaint;
 pub mod config;
 pub mod evidence;
 pub mod fetch;
@@ -14,6 +15,7 @@ pub mod identity;
 pub mod metrics;
 pub mod monitoring;
 mod random;
+pub mod reason;
 pub mod renew;
 pub mod request;
 pub mod secret;

@@ -88,7 +88,8 @@ pub fn of_issue(error: &IssueError) -> Outside {
 
 /// What the outside learns while the CA does not know what time it is.
 pub fn of_stepped_clock() -> Outside {
-    Outside::new(Code::Unavailable, Reason::ClockStepped, "the CA does not believe its clock").retry(CLOCK_RETRY)
+    Outside::new(Code::Unavailable, Reason::ClockStepped, "the CA does not believe its clock")
+        .retry(CLOCK_RETRY)
 }
 
 /// What the outside learns when evidence is refused.

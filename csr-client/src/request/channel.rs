@@ -5,6 +5,7 @@
 
 use crate::config::{Ca, CaRoot};
 use crate::trust::Trust;
+use signet_certs::bundle::TrustBundle;
 use signet_certs::chain::{Certificate, CertificateError};
 use signet_certs::digest::{hex, sha256};
 use signet_certs::pem;
@@ -62,6 +63,11 @@ pub(super) struct Anchors {
 }
 
 impl Anchors {
+    /// These and nobody else.
+    pub(super) fn only(roots: &TrustBundle) -> Self {
+        Self { roots: roots.to_pem(), first_contact: String::new() }
+    }
+
     /// From what is held and what is configured.
     pub(super) async fn find(
         configured: &CaRoot,
