@@ -49,10 +49,11 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Reloads every half minute and restarts every five minutes, in a short run more often.
+    /// Reloads every half minute and restarts every five minutes, in a short run more often. The second half is one life
+    /// of the CA, so that slow growth shows.
     pub fn of(time: Duration) -> Self {
         let (reload, restart) =
-            ((time / 8).min(Duration::from_secs(30)), (time / 3).min(Duration::from_secs(300)));
+            ((time / 8).min(Duration::from_secs(30)), (time / 5).min(Duration::from_secs(300)));
         Self { time, rate: 200, reload, restart, row: (time / 8).min(Duration::from_secs(60)) }
     }
 }
@@ -78,7 +79,7 @@ pub async fn run(plan: &Plan, mut tell: impl FnMut(String)) -> Result<Vec<String
             .to_owned(),
     );
     let began = Instant::now();
-    let (mut life, mut life_began) = (0, began);
+    let mut life = 0;
     let (mut next_reload, mut next_restart, mut next_row) =
         (began + plan.reload, began + plan.restart, began + plan.row);
     let (mut samples, mut agent_samples, mut row_began) = (Vec::new(), Vec::new(), began);
@@ -88,23 +89,22 @@ pub async fn run(plan: &Plan, mut tell: impl FnMut(String)) -> Result<Vec<String
     while began.elapsed() < plan.time {
         looks.tick().await;
         let now = Instant::now();
-        samples.push(Sample::of(&ca, life, now - life_began)?);
+        samples.push(Sample::of(&ca, life)?);
         for (number, agent) in agents.iter().enumerate() {
-            agent_samples.push(Sample::of(agent, number, now - began)?);
+            agent_samples.push(Sample::of(agent, number)?);
         }
         if now >= next_reload {
             version = if version == "v1" { "v2" } else { "v1" };
             reload::change(Way::Swap, &stage.path(version), &stage.path("ca")).await?;
             next_reload = now + plan.reload;
         }
-        // Not at the very end: the last life is to be long enough to be judged.
-        if now >= next_restart && began + plan.time - now > plan.restart / 2 {
+        if now >= next_restart && now - began <= plan.time / 2 {
             let outage = ledger.outage();
             end(ca, life % 2 == 1).await?;
             ca = start(&stage, &address).await?;
             drop(outage);
-            (life, life_began) = (life + 1, Instant::now());
-            next_restart = life_began + plan.restart;
+            life += 1;
+            next_restart = Instant::now() + plan.restart;
         }
         if now >= next_row {
             tell(row(&ledger, now - began, now - row_began, &samples, &agent_samples));
