@@ -60,6 +60,7 @@ const SINGLE: &[Setting] = &[
     setting("deadline", "SIGNET_DEADLINE", Some("5s"), "D", "Longest time a request may take"),
     setting("watches", "SIGNET_WATCHES", Some("10000"), "N", "Trust watches at once"),
     setting("watches_per_address", "SIGNET_WATCHES_PER_ADDRESS", Some("2500"), "N", "Trust watches at once from one address"),
+    setting("clock_settle", "SIGNET_CLOCK_SETTLE", Some("2m"), "D", "How long a wall clock that was stepped must stand where it is before it is believed again"),
     setting("drain", "SIGNET_DRAIN", Some("10s"), "D", "How long to wait for requests in flight at the end"),
     setting("log_format", "SIGNET_LOG_FORMAT", Some("text"), "FORMAT", "text or json"),
     setting("log_level", "SIGNET_LOG_LEVEL", Some("info"), "LEVEL", "error, warn, info, debug or trace"),
@@ -100,6 +101,8 @@ pub struct Config {
     pub serving: Serving,
     /// What is taken at once.
     pub limits: Limits,
+    /// Time that a wall clock that was stepped must stand where it is before it is believed.
+    pub clock_settle: Duration,
     /// Time for requests in flight at the end.
     pub drain: Duration,
     /// How to log.
@@ -239,6 +242,7 @@ fn check(values: &mut Values, files: impl FnOnce(&Named<'_>, &mut Values)) -> Op
     let max_age = values.parsed("max_age_since_token", whole_seconds);
     let serving = serving(values);
     let limits = limits(values);
+    let clock_settle = values.parsed("clock_settle", duration::parse);
     let drain = values.parsed("drain", duration::parse);
     let log = Log::of(values);
     let named = Named {
@@ -266,6 +270,7 @@ fn check(values: &mut Values, files: impl FnOnce(&Named<'_>, &mut Values)) -> Op
         renewal_by_certificate: Some(max_age?).filter(|_| renewal == Some(true)),
         serving: serving?,
         limits: limits?,
+        clock_settle: clock_settle?,
         drain: drain?,
         log: log?,
     })

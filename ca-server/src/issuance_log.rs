@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
 
+use signet_service::clock_watch::ClockWatch;
 use tokio::sync::oneshot;
 
 pub use self::checkpoint::{CheckpointError, LogKeyError, LogVerifier, SignedCheckpoint, VerifierKeyError};
@@ -73,11 +74,18 @@ pub struct Options {
     pub queue: usize,
     /// Unsigned records are signed this long after the latest checkpoint.
     pub checkpoint_interval: Duration,
+    /// Dates checkpoints, and learns from the latest one how late it is at least.
+    pub clock: Arc<ClockWatch>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { segment_bytes: 64 << 20, queue: 4096, checkpoint_interval: Duration::from_secs(1) }
+        Options {
+            segment_bytes: 64 << 20,
+            queue: 4096,
+            checkpoint_interval: Duration::from_secs(1),
+            clock: Arc::new(ClockWatch::of_machine()),
+        }
     }
 }
 
@@ -146,13 +154,14 @@ impl IssuanceLog {
         disk: Arc<dyn Disk>,
     ) -> Result<IssuanceLog, OpenError> {
         let dir = folder.log_dir();
-        let recovered = recover::recover(folder, &disk)?;
+        let recovered = recover::recover(folder, &disk, options.clock.reckoned())?;
+        options.clock.not_before(recovered.checkpoint.time);
         let verifier = recovered.key.verifier().clone();
         let log_id = verifier.log_id();
         let progress = Arc::new(Progress::new(recovered.tree.size(), recovered.checkpoint));
         let (index, indexer) = index::open(dir.clone(), log_id, store, progress.clone())?;
         let failed = |attempted| move |source| OpenError::Io { attempted, path: folder.log_dir(), source };
-        let signer = Signer::new(&dir, recovered.key, disk.clone(), progress.clone())
+        let signer = Signer::new(&dir, recovered.key, disk.clone(), progress.clone(), options.clock.clone())
             .map_err(failed("open the hashes in"))?;
 
         let queue = Arc::new(Queue::new(options.queue));

@@ -11,6 +11,7 @@ use signet_certs::check::Bounds;
 use signet_certs::csr::{Asked as AskedInCsr, CsrError, VerifiedCsr};
 use signet_certs::serial::Serial;
 use signet_certs::spiffe_id::SpiffeId;
+use signet_service::clock_watch::Stepped;
 use thiserror::Error;
 use tokio::time::Instant;
 
@@ -21,6 +22,7 @@ use crate::authority::Issuer;
 use crate::authority::issuer::{Signed, SigningError};
 use crate::authority::pool::{PoolError, SigningPool};
 use crate::blocks::{Blocked, Blocks};
+use crate::clock::Clock;
 use crate::config::Lifetimes;
 use crate::issuance_log::{AppendError, CertificateEntry, Entry, IssuanceLog};
 use crate::policy::{self, Asked, Denied};
@@ -31,8 +33,6 @@ use crate::trust::Trust;
 pub struct Request {
     /// For the log.
     pub id: String,
-    /// When it came; read once.
-    pub now: SystemTime,
     /// When an answer is of no use any more.
     pub deadline: Instant,
     /// Who says to send it, and how that can be proven.
@@ -65,6 +65,9 @@ pub struct Issued {
 /// Why there is no certificate. Each step has its own.
 #[derive(Debug, Error)]
 pub enum IssueError {
+    /// It is not known what time it is.
+    #[error("reading the clock")]
+    Clock(#[from] Stepped),
     /// Who sends it could not be proven.
     #[error("attesting the caller")]
     Attestation(#[from] AttestationError),
@@ -99,6 +102,8 @@ pub enum IssueError {
 
 /// Everything that issuing needs.
 pub struct Issuance {
+    /// What time it is.
+    pub clock: Arc<Clock>,
     /// Who is who.
     pub attestation: Attestation,
     /// Who is who without a token; nothing where that is off.
@@ -145,7 +150,9 @@ impl Issuance {
     }
 
     async fn sequence(&self, request: Request) -> Result<Issued, IssueError> {
-        let Request { id, now, deadline, evidence, csr, asked } = request;
+        let Request { id, deadline, evidence, csr, asked } = request;
+        // Read once, and judged at that moment: nothing here is dated by a clock that jumped.
+        let now = self.clock.now()?;
         let caller = self.caller(&evidence, now).await?;
         let grant = policy::decide(&caller, &asked, self.lifetimes)?;
         let issuer = self.issuer.load_full();

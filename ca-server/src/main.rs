@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
 use signet_ca_server::operator::backup::{self, BackupArgs, RestoreArgs};
 use signet_ca_server::operator::block::{self, BlockVerb};
-use signet_ca_server::operator::{self, AuthorityVerb, LogVerb, OperatorError, Target};
+use signet_ca_server::operator::{self, AuthorityVerb, ClockVerb, LogVerb, OperatorError, Target};
 use signet_ca_server::{app, config};
 
 #[derive(Parser)]
@@ -46,6 +46,13 @@ enum Verb {
         target: Target,
         #[command(subcommand)]
         verb: BlockVerb,
+    },
+    /// The wall clock, which is not believed after a step
+    Clock {
+        #[command(flatten)]
+        target: Target,
+        #[command(subcommand)]
+        verb: ClockVerb,
     },
     /// Copy what cannot be made again (log, keys, state) into a folder, and verify the copy
     Backup {
@@ -92,6 +99,7 @@ fn main() -> ExitCode {
         }
         Verb::Log { target, verb } => ask(async { operator::log(&target, verb).await.map(|()| true) }),
         Verb::Block { target, verb } => ask(async { block::block(&target, verb).await.map(|()| true) }),
+        Verb::Clock { target, verb } => ask(async { operator::clock(&target, verb).await }),
         Verb::Backup { target, args } => ask(async { backup::backup(&target, args).await.map(|()| true) }),
         Verb::Restore { args } => ask(async { backup::restore(args).await.map(|()| true) }),
     }

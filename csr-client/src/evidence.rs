@@ -2,6 +2,7 @@
 //!
 //! It is read at each attempt and dropped after it. It reaches no log, error or Debug output.
 
+use crate::reason::Reason;
 use secrecy::{ExposeSecret, SecretString};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -60,13 +61,13 @@ pub enum EvidenceError {
 
 impl EvidenceError {
     /// A stable word for logs and metrics.
-    pub fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> Reason {
         match self {
-            Self::Unreadable { .. } => "token_unreadable",
-            Self::NotAFile { .. } => "token_not_a_file",
-            Self::TooLong { .. } => "token_too_long",
-            Self::Empty { .. } => "token_empty",
-            Self::Malformed { .. } | Self::NotWhole { .. } => "token_malformed",
+            Self::Unreadable { .. } => Reason::TokenUnreadable,
+            Self::NotAFile { .. } => Reason::TokenNotAFile,
+            Self::TooLong { .. } => Reason::TokenTooLong,
+            Self::Empty { .. } => Reason::TokenEmpty,
+            Self::Malformed { .. } | Self::NotWhole { .. } => Reason::TokenMalformed,
         }
     }
 }

@@ -15,6 +15,7 @@ pub mod identity;
 pub mod metrics;
 pub mod monitoring;
 mod random;
+pub mod reason;
 pub mod renew;
 pub mod request;
 pub mod secret;

@@ -9,6 +9,7 @@ mod answer;
 mod channel;
 mod refusal;
 
+use crate::reason::Reason;
 pub use answer::AnswerError;
 pub(crate) use answer::adopt;
 pub use channel::ConnectError;
@@ -104,19 +105,19 @@ pub enum RequestError {
 
 impl RequestError {
     /// A stable word for logs and metrics.
-    pub fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> Reason {
         match self {
             Self::Evidence(error) => error.reason(),
-            Self::Key(_) => "key",
-            Self::Connect(_) => "connect",
-            Self::Refused(_) => "refused",
-            Self::Deadline(_) => "deadline",
-            Self::Broken(_) => "broken",
-            Self::TooLarge => "answer_too_large",
+            Self::Key(_) => Reason::Key,
+            Self::Connect(_) => Reason::Connect,
+            Self::Refused(_) => Reason::Refused,
+            Self::Deadline(_) => Reason::Deadline,
+            Self::Broken(_) => Reason::Broken,
+            Self::TooLarge => Reason::AnswerTooLarge,
             Self::Answer(error) => error.reason(),
-            Self::NotUnderHeldRoots(_) => "answer_not_under_held_roots",
-            Self::Roots(_) => "answer_roots",
-            Self::Fault => "fault",
+            Self::NotUnderHeldRoots(_) => Reason::AnswerNotUnderHeldRoots,
+            Self::Roots(_) => Reason::AnswerRoots,
+            Self::Fault => Reason::Fault,
         }
     }
 

@@ -7,6 +7,7 @@
 pub(crate) mod acknowledgement;
 pub(crate) mod watch;
 
+use crate::reason::Reason;
 use signet_certs::bundle::{Bundles, TrustBundle};
 use signet_certs::chain::{Certificate, CertificateError};
 use signet_certs::spiffe_id::{SpiffeIdError, TrustDomain};
@@ -67,13 +68,13 @@ pub enum TrustError {
 
 impl TrustError {
     /// A stable word for metrics.
-    pub(crate) fn reason(&self) -> &'static str {
+    pub(crate) fn reason(&self) -> Reason {
         match self {
-            Self::Empty => "empty",
-            Self::TrustDomain(_) => "trust_domain",
-            Self::Root(_) => "unreadable",
-            Self::NoRoots(_) => "no_roots",
-            Self::Digest => "digest",
+            Self::Empty => Reason::TrustEmpty,
+            Self::TrustDomain(_) => Reason::TrustTrustDomain,
+            Self::Root(_) => Reason::TrustUnreadable,
+            Self::NoRoots(_) => Reason::TrustNoRoots,
+            Self::Digest => Reason::TrustDigest,
         }
     }
 }

@@ -179,6 +179,8 @@ pub struct Stepped {
     pub expected: SystemTime,
     /// What it says.
     pub wall: SystemTime,
+    /// What would be trusted if this were.
+    offset: i64,
 }
 
 /// What a tick found.
@@ -260,12 +262,17 @@ impl ClockWatch {
 
     /// Believes the wall clock as it is now; says by how much it was stepped, if it was.
     pub fn accept(&self) -> Option<Stepped> {
-        let mut looked = self.looked();
-        let reading = self.clocks.read();
-        let stepped = self.judge(&reading)?;
-        self.trusted.store(offset(&reading), Ordering::Release);
-        *looked = Looked { reading, step: None };
+        let stepped = self.stepped()?;
+        self.accept_only(&stepped);
         Some(stepped)
+    }
+
+    /// Believes the wall clock as it was when `stepped` was found; if it was stepped once more meanwhile, that
+    /// is a step like any other.
+    pub fn accept_only(&self, stepped: &Stepped) {
+        let mut looked = self.looked();
+        self.trusted.store(stepped.offset, Ordering::Release);
+        looked.step = None;
     }
 
     /// Looks at the clocks; to be called about once a second.
@@ -310,12 +317,13 @@ impl ClockWatch {
 
     fn judge(&self, reading: &Reading) -> Option<Stepped> {
         let trusted = self.trusted.load(Ordering::Acquire);
-        let by = Step(offset(reading).saturating_sub(trusted));
-        let expected = || Step(-by.0).added_to(reading.wall);
+        let offset = offset(reading);
+        let by = Step(offset.saturating_sub(trusted));
         (by.0.saturating_abs() > self.margin).then(|| Stepped {
             by,
-            expected: expected(),
+            expected: Step(-by.0).added_to(reading.wall),
             wall: reading.wall,
+            offset,
         })
     }
 

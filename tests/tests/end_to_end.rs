@@ -20,6 +20,8 @@ mod backup;
 mod blocks;
 #[path = "end_to_end/ca_files.rs"]
 mod ca_files;
+#[path = "end_to_end/clock.rs"]
+mod clock;
 #[path = "end_to_end/contract.rs"]
 mod contract;
 #[path = "end_to_end/crash.rs"]
@@ -34,6 +36,10 @@ mod issuance_log;
 mod lifetimes;
 #[path = "end_to_end/operating.rs"]
 mod operating;
+#[path = "end_to_end/operations.rs"]
+mod operations;
+#[path = "end_to_end/reasons.rs"]
+mod reasons;
 #[path = "end_to_end/refusals.rs"]
 mod refusals;
 #[path = "end_to_end/reload.rs"]
@@ -44,6 +50,8 @@ mod renewal;
 mod requests;
 #[path = "end_to_end/secrecy.rs"]
 mod secrecy;
+#[path = "end_to_end/soak.rs"]
+mod soak;
 #[path = "end_to_end/tls.rs"]
 mod tls;
 #[path = "end_to_end/trust_watch.rs"]

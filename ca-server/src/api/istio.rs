@@ -2,7 +2,6 @@
 //! decision.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use signet_certs::clock::rfc3339;
 use signet_certs::digest::hex;
@@ -65,7 +64,6 @@ fn typed(request: Request<IstioCertificateRequest>, id: String, deadline: Instan
     });
     issue::Request {
         id,
-        now: SystemTime::now(),
         deadline,
         evidence,
         csr: message.csr,

@@ -27,6 +27,7 @@ use super::admission::{Crowd, Overload, Place};
 use crate::attestation::client_certificate::Presented;
 use crate::config::Limits;
 use crate::metrics::Metrics;
+use crate::reason::Reason;
 
 /// After a failed accept, which means that we are out of file handles or memory.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -118,7 +119,7 @@ pub async fn accept_forever(
                     let _ = connections.send(Ok(connection)).await;
                 }
                 Err(error) => {
-                    metrics.connection_refused("HANDSHAKE");
+                    metrics.connection_refused(Reason::Handshake);
                     tracing::debug!(%address, %error, "TLS handshake failed");
                 }
             }

@@ -17,6 +17,7 @@ use super::admission::{Failures, Overload, Parking};
 use super::status;
 use crate::issue::IssueError;
 use crate::metrics::Metrics;
+use crate::reason::Reason;
 
 /// Between two log lines of one kind of overload.
 const QUIET: Duration = Duration::from_secs(1);
@@ -41,7 +42,7 @@ pub struct Refusals {
     failures: Failures,
     parking: Parking,
     /// When a kind of overload was last logged, and how many were not since.
-    said: Mutex<HashMap<&'static str, (Instant, u64)>>,
+    said: Mutex<HashMap<Reason, (Instant, u64)>>,
 }
 
 impl Refusals {
@@ -72,7 +73,7 @@ impl Refusals {
         match error {
             IssueError::Overload(overload) => {
                 if let Some(others) = self.is_due(overload.reason()) {
-                    let reason = outside.reason;
+                    let reason = outside.reason.code();
                     tracing::warn!(request_id, reason, %address, others, "certificates refused for want of room");
                 }
                 // Whoever spent its share by guessing is not worth a place.
@@ -82,7 +83,7 @@ impl Refusals {
             }
             other => {
                 self.charge(address, other);
-                let (reason, cause) = (outside.reason, with_causes(other));
+                let (reason, cause) = (outside.reason.code(), with_causes(other));
                 tracing::warn!(request_id, reason, %address, cause, "certificate refused");
             }
         }
@@ -90,10 +91,10 @@ impl Refusals {
     }
 
     /// Whether a line is due, and how many were not logged since the last.
-    fn is_due(&self, reason: &'static str) -> Option<u64> {
+    fn is_due(&self, reason: Reason) -> Option<u64> {
         let now = Instant::now();
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        match said.get_mut(reason) {
+        match said.get_mut(&reason) {
             Some((last, others)) if now - *last < QUIET => {
                 *others += 1;
                 None
@@ -113,10 +114,10 @@ mod tests {
             Refusals::new(Arc::default(), Failures::new(1), Parking::new(0, Duration::from_secs(1)));
         let mut lines = Vec::new();
         for _ in 0..25 {
-            lines.extend(refusals.is_due("OVERLOAD_QUEUE"));
+            lines.extend(refusals.is_due(Reason::OverloadQueue));
             tokio::time::advance(Duration::from_millis(100)).await;
         }
         assert_eq!(lines, [0, 9, 9]);
-        assert_eq!(refusals.is_due("OVERLOAD_SERVER"), Some(0), "each kind by itself");
+        assert_eq!(refusals.is_due(Reason::OverloadServer), Some(0), "each kind by itself");
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::claims::SKEW;
 use super::keys::KeysError;
 use super::token::{ALGORITHMS, MAX_TOKEN};
+use crate::reason::Reason;
 
 /// Longest part of a token's value that an error shows, in characters.
 const SHOWN: usize = 128;
@@ -187,31 +188,31 @@ pub enum AttestationError {
 
 impl AttestationError {
     /// The stable code: in the answer, in the log, and as a metric's label.
-    pub fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> Reason {
         match self {
-            Self::Missing => "TOKEN_MISSING",
-            Self::RenewalOff => "RENEWAL_OFF",
-            Self::CertificateIssuer => "CERTIFICATE_ISSUER",
-            Self::CertificateUnknown => "CERTIFICATE_UNKNOWN",
-            Self::CertificateEnded { .. } => "CERTIFICATE_ENDED",
-            Self::CertificateNotYetValid { .. } => "CERTIFICATE_NOT_YET_VALID",
-            Self::CertificateTokenIssuer { .. } => "CERTIFICATE_TOKEN_ISSUER",
-            Self::TokenTooLongAgo { .. } => "TOKEN_TOO_LONG_AGO",
-            Self::Lookup(_) => "CERTIFICATE_LOOKUP",
-            Self::TooLarge(_) => "TOKEN_TOO_LARGE",
-            Self::Malformed(_) => "TOKEN_MALFORMED",
-            Self::Algorithm { .. } => "TOKEN_ALGORITHM",
-            Self::Issuer { .. } => "TOKEN_ISSUER",
-            Self::KeyUnknown { .. } => "TOKEN_KEY_UNKNOWN",
-            Self::Signature { .. } => "TOKEN_SIGNATURE",
-            Self::Expired { .. } => "TOKEN_EXPIRED",
-            Self::NotYetValid { .. } => "TOKEN_NOT_YET_VALID",
-            Self::Audience { .. } => "TOKEN_AUDIENCE",
-            Self::ApiServerAudience { .. } => "TOKEN_API_SERVER_AUDIENCE",
-            Self::Subject(_) => "TOKEN_SUBJECT",
-            Self::Claims(_) => "TOKEN_CLAIMS",
-            Self::Namespace { .. } => "TOKEN_NAMESPACE",
-            Self::KeysUnavailable { .. } => "TOKEN_KEYS_UNAVAILABLE",
+            Self::Missing => Reason::TokenMissing,
+            Self::RenewalOff => Reason::RenewalOff,
+            Self::CertificateIssuer => Reason::CertificateIssuer,
+            Self::CertificateUnknown => Reason::CertificateUnknown,
+            Self::CertificateEnded { .. } => Reason::CertificateEnded,
+            Self::CertificateNotYetValid { .. } => Reason::CertificateNotYetValid,
+            Self::CertificateTokenIssuer { .. } => Reason::CertificateTokenIssuer,
+            Self::TokenTooLongAgo { .. } => Reason::TokenTooLongAgo,
+            Self::Lookup(_) => Reason::CertificateLookup,
+            Self::TooLarge(_) => Reason::TokenTooLarge,
+            Self::Malformed(_) => Reason::TokenMalformed,
+            Self::Algorithm { .. } => Reason::TokenAlgorithm,
+            Self::Issuer { .. } => Reason::TokenIssuer,
+            Self::KeyUnknown { .. } => Reason::TokenKeyUnknown,
+            Self::Signature { .. } => Reason::TokenSignature,
+            Self::Expired { .. } => Reason::TokenExpired,
+            Self::NotYetValid { .. } => Reason::TokenNotYetValid,
+            Self::Audience { .. } => Reason::TokenAudience,
+            Self::ApiServerAudience { .. } => Reason::TokenApiServerAudience,
+            Self::Subject(_) => Reason::TokenSubject,
+            Self::Claims(_) => Reason::TokenClaims,
+            Self::Namespace { .. } => Reason::TokenNamespace,
+            Self::KeysUnavailable { .. } => Reason::TokenKeysUnavailable,
         }
     }
 

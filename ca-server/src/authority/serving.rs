@@ -17,6 +17,7 @@ use thiserror::Error;
 
 use super::Issuer;
 use super::issuer::{Signed, SigningError};
+use crate::clock::Clock;
 use crate::config::Serving;
 use crate::issuance_log::{AppendError, CertificateEntry, Entry, EvidenceEntry, IssuanceLog};
 
@@ -103,18 +104,27 @@ impl ServingCertificate {
         Ok(())
     }
 
-    /// Renews when half of the lifetime is over, and again after failures. Never returns.
-    pub async fn renew_forever(&self, log: &IssuanceLog) {
+    /// Renews when half of the lifetime is over, and again after failures; not while the clock is not believed.
+    /// Never returns.
+    pub async fn renew_forever(&self, log: &IssuanceLog, clock: &Clock) {
+        let mut believed = clock.believed();
         loop {
-            let validity = self.leaf().map(|leaf| leaf.facts().validity);
-            let due = validity.map_or(Duration::ZERO, |validity| until_due(validity, SystemTime::now()));
-            if due.is_zero()
-                && let Err(error) = self.renew(log, SystemTime::now()).await
-            {
-                tracing::error!(error = with_causes(&error), "serving certificate not renewed");
+            let mut due = RETRY;
+            if let Ok(now) = clock.now() {
+                let validity = self.leaf().map(|leaf| leaf.facts().validity);
+                due = validity.map_or(Duration::ZERO, |validity| until_due(validity, now));
+                if due.is_zero()
+                    && let Err(error) = self.renew(log, now).await
+                {
+                    tracing::error!(error = with_causes(&error), "serving certificate not renewed");
+                }
             }
-            // Also after a success: an issuer about to end gives ever shorter lives.
-            tokio::time::sleep(due.clamp(RETRY, LONGEST_SLEEP)).await;
+            tokio::select! {
+                // Also after a success: an issuer about to end gives ever shorter lives.
+                () = tokio::time::sleep(due.clamp(RETRY, LONGEST_SLEEP)) => {}
+                // A clock that is accepted where it was set may find the certificate ended, or not valid yet.
+                Ok(()) = believed.changed() => {}
+            }
         }
     }
 
@@ -143,8 +153,12 @@ impl ServingCertificate {
     }
 }
 
-/// Time until half of the life is over, which began where the backdating ended; zero when it is.
+/// Time until half of the life is over, which began where the backdating ended; zero when it is, and when the
+/// life has not begun yet, as after a clock was set back.
 fn until_due(validity: Validity, now: SystemTime) -> Duration {
+    if now < validity.not_before {
+        return Duration::ZERO;
+    }
     let begin = validity.not_before + BACKDATE;
     let half = validity.not_after.duration_since(begin).unwrap_or_default() / 2;
     (begin + half).duration_since(now).unwrap_or_default()
@@ -163,5 +177,6 @@ mod tests {
         assert_eq!(until_due(validity, now() + hour / 4), hour / 4);
         assert_eq!(until_due(validity, now() + hour / 2), Duration::ZERO);
         assert_eq!(until_due(validity, now() + hour * 2), Duration::ZERO);
+        assert_eq!(until_due(validity, now() - hour), Duration::ZERO, "nobody takes it before its time");
     }
 }

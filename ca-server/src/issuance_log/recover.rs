@@ -105,11 +105,15 @@ pub(super) struct Recovered {
     pub(super) checkpoint: SignedCheckpoint,
 }
 
-/// Opens the log of a data folder, or makes it.
+/// Opens the log of a data folder, or makes it; `now` is when a new one begins.
 ///
 /// # Errors
 /// See [`OpenError`]; nothing is ever cut that was acknowledged.
-pub(super) fn recover(folder: &DataFolder, disk: &Arc<dyn Disk>) -> Result<Recovered, OpenError> {
+pub(super) fn recover(
+    folder: &DataFolder,
+    disk: &Arc<dyn Disk>,
+    now: SystemTime,
+) -> Result<Recovered, OpenError> {
     let dir = folder.log_dir();
     let key = open_key(folder, &dir)?;
     open_vkey(folder, &dir, key.verifier(), &**disk)?;
@@ -120,7 +124,7 @@ pub(super) fn recover(folder: &DataFolder, disk: &Arc<dyn Disk>) -> Result<Recov
     }
     let found = tail::find(&dir, &log_id)?;
     let covered = records_covered(length_of(&hashes_path(&dir))?);
-    let checkpoint = open_checkpoint(&dir, &key, &**disk, found.is_none() && covered == 0)?;
+    let checkpoint = open_checkpoint(&dir, &key, &**disk, (found.is_none() && covered == 0).then_some(now))?;
 
     let size = found.as_ref().map_or(0, |tail| tail.size);
     for (witness, expected) in [(checkpoint_path(&dir), checkpoint.size), (hashes_path(&dir), covered)] {
@@ -179,23 +183,23 @@ fn open_vkey(
     Ok(())
 }
 
-/// The latest checkpoint; of the empty tree if the log is new.
+/// The latest checkpoint; of the empty tree if the log is new, as of `new`.
 fn open_checkpoint(
     dir: &Path,
     key: &LogKey,
     disk: &dyn Disk,
-    is_new: bool,
+    new: Option<SystemTime>,
 ) -> Result<SignedCheckpoint, OpenError> {
     let path = checkpoint_path(dir);
     match fs::read_to_string(&path) {
         Ok(note) => SignedCheckpoint::verify(&note, key.verifier())
             .map_err(|source| OpenError::Checkpoint { path, source }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound && is_new => {
-            let checkpoint = key.sign(Frontier::empty().head(), SystemTime::now());
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let Some(now) = new else { return Err(OpenError::NoCheckpoint { path }) };
+            let checkpoint = key.sign(Frontier::empty().head(), now);
             disk.replace(&path, checkpoint.note.as_bytes()).map_err(failed("write", path))?;
             Ok(checkpoint)
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(OpenError::NoCheckpoint { path }),
         Err(error) => Err(failed("read", path)(error)),
     }
 }

@@ -5,8 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-use std::time::SystemTime;
 
+use signet_service::clock_watch::ClockWatch;
 use signet_service::logging::with_causes;
 use tokio::sync::oneshot;
 use tracing::{debug, error};
@@ -50,6 +50,7 @@ pub(super) struct Signer {
     /// nobody knows what the disk has.
     in_doubt: u64,
     progress: Arc<Progress>,
+    clock: Arc<ClockWatch>,
 }
 
 impl Signer {
@@ -62,9 +63,10 @@ impl Signer {
         key: LogKey,
         disk: Arc<dyn Disk>,
         progress: Arc<Progress>,
+        clock: Arc<ClockWatch>,
     ) -> io::Result<Signer> {
         let hashes = disk.open(&hashes_path(dir))?;
-        Ok(Signer { dir: dir.to_owned(), key, disk, hashes, in_doubt: 0, progress })
+        Ok(Signer { dir: dir.to_owned(), key, disk, hashes, in_doubt: 0, progress, clock })
     }
 
     /// Signs what is asked for until nobody can ask any more.
@@ -88,7 +90,7 @@ impl Signer {
     /// The hashes below a checkpoint are durable before it is, so that opening can rely on them.
     fn publish(&mut self, head: TreeHead) -> Result<SignedCheckpoint, SignError> {
         self.sync_hashes(head.size).map_err(SignError::Write)?;
-        let signed = self.key.sign(head, SystemTime::now());
+        let signed = self.key.sign(head, self.clock.reckoned());
         let path = checkpoint_path(&self.dir);
         self.disk.replace(&path, signed.note.as_bytes()).map_err(SignError::Write)?;
         self.progress.set_signed(signed.clone());

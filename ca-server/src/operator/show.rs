@@ -51,6 +51,7 @@ pub(super) fn status(status: &Value, out: &mut dyn Write) -> io::Result<()> {
                 text(&status["started"])
             ),
         ),
+        ("clock", steadiness(&status["clock"])),
         ("trust domain", text(&status["trust_domain"])),
         (
             "listening",
@@ -114,6 +115,28 @@ pub(super) fn status(status: &Value, out: &mut dyn Write) -> io::Result<()> {
         ("blocked", text(&status["blocks"])),
     ]);
     facts(out, &rows)
+}
+
+pub(super) fn clock(answer: &Value, out: &mut dyn Write) -> io::Result<()> {
+    if let Some(by) = answer["accepted"].as_str() {
+        writeln!(out, "a step of {by} is accepted")?;
+    }
+    let mut rows = vec![("clock", steadiness(&answer["clock"])), ("says", text(&answer["clock"]["wall"]))];
+    if answer["clock"]["steady"] == Value::Bool(false) {
+        rows.push(("should say", text(&answer["clock"]["expected"])));
+    }
+    facts(out, &rows)
+}
+
+fn steadiness(clock: &Value) -> String {
+    match clock["steady"].as_bool() {
+        Some(true) => "believed".to_owned(),
+        _ => {
+            let by = clock["step_seconds"].as_f64().unwrap_or_default();
+            let waiting = clock["waiting"].as_str().unwrap_or("it is accepted with the next look");
+            format!("NOT BELIEVED, stepped by {by:+.1} s: {waiting}")
+        }
+    }
 }
 
 fn issuing(intermediate: &Value) -> String {

@@ -17,6 +17,7 @@ use signet_proto::signet::trust::v1::{Acknowledgement, Holding};
 use thiserror::Error;
 
 use crate::attestation::Caller;
+use crate::reason::Reason;
 use crate::store::{Batch, Row, Store, StoreError, Table};
 
 /// Instances that one identity has facts for, so that neither time nor a stolen token fills the store.
@@ -40,6 +41,16 @@ pub enum ConsumerError {
     /// The fact cannot be written down or read.
     #[error("encoding an acknowledgement")]
     Row(#[from] serde_json::Error),
+}
+
+impl ConsumerError {
+    /// Stable code.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::TooManyRoots(_) => Reason::AcknowledgementTooLarge,
+            Self::Store(_) | Self::Row(_) => Reason::AcknowledgementNotKept,
+        }
+    }
 }
 
 /// One consumer's latest statement.

@@ -80,7 +80,7 @@ pub async fn keep<A: Asker>(
                 waits_for_ca = error.hint().is_none();
                 if let Some(held_back) = complaint.about_at(&error.trouble(), now.since_start) {
                     tracing::warn!(
-                        reason = error.reason(),
+                        reason = error.reason().code(),
                         error = %with_causes(&error),
                         failures,
                         retry_in = ?wait,

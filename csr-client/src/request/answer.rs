@@ -4,6 +4,7 @@
 //! The shape is Istio's: leaf first, intermediates, and all roots as the last element.
 
 use crate::identity::Svid;
+use crate::reason::Reason;
 use signet_certs::bundle::TrustBundle;
 use signet_certs::chain::{self, Certificate, CertificateError, ChainError};
 use signet_certs::key::PrivateKey;
@@ -63,17 +64,17 @@ impl From<ChainError> for AnswerError {
 
 impl AnswerError {
     /// A stable word for logs and metrics.
-    pub fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> Reason {
         match self {
-            Self::Short(_) => "answer_short",
-            Self::Unreadable { .. } => "answer_unreadable",
-            Self::NotARoot => "answer_not_a_root",
-            Self::OtherIdentity { .. } => "answer_identity",
-            Self::OtherKey => "answer_key",
-            Self::Time(ValidityError::NotYet(_)) => "answer_not_yet_valid",
-            Self::Time(_) => "answer_ended",
-            Self::NotSvid(_) => "answer_not_svid",
-            Self::Chain(_) => "answer_chain",
+            Self::Short(_) => Reason::AnswerShort,
+            Self::Unreadable { .. } => Reason::AnswerUnreadable,
+            Self::NotARoot => Reason::AnswerNotARoot,
+            Self::OtherIdentity { .. } => Reason::AnswerIdentity,
+            Self::OtherKey => Reason::AnswerKey,
+            Self::Time(ValidityError::NotYet(_)) => Reason::AnswerNotYetValid,
+            Self::Time(_) => Reason::AnswerEnded,
+            Self::NotSvid(_) => Reason::AnswerNotSvid,
+            Self::Chain(_) => Reason::AnswerChain,
         }
     }
 }
@@ -196,7 +197,7 @@ mod tests {
             judge(elements, &self.key, &reviews(), SystemTime::now())
         }
 
-        fn reason(&self, elements: &[String]) -> &'static str {
+        fn reason(&self, elements: &[String]) -> Reason {
             self.judge(elements).unwrap_err().reason()
         }
     }

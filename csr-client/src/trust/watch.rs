@@ -13,6 +13,7 @@ use crate::evidence::EvidenceError;
 use crate::identity::Holder;
 use crate::metrics::Metrics;
 use crate::random;
+use crate::reason::Reason;
 use crate::renew;
 use crate::request::{ConnectError, Requester};
 use crate::sink::files::Written;
@@ -61,12 +62,12 @@ enum WatchError {
 
 impl WatchError {
     /// A stable word for metrics, where a statement was dropped.
-    fn dropped(&self) -> Option<&'static str> {
+    fn dropped(&self) -> Option<Reason> {
         match self {
             Self::Trust(error) => Some(error.reason()),
-            Self::Roots(_) => Some("roots"),
-            Self::Stream(status) if status.code() == Code::OutOfRange => Some("too_large"),
-            Self::Fault => Some("fault"),
+            Self::Roots(_) => Some(Reason::TrustRoots),
+            Self::Stream(status) if status.code() == Code::OutOfRange => Some(Reason::TrustTooLarge),
+            Self::Fault => Some(Reason::TrustFault),
             _ => None,
         }
     }

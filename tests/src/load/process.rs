@@ -60,7 +60,32 @@ impl Process {
 
     /// Resident memory in bytes.
     pub fn memory(&self) -> Result<u64, Failure> {
-        memory_of(self.child.id())
+        Ok(self.status("VmRSS:")? * 1024)
+    }
+
+    /// Threads.
+    pub fn threads(&self) -> Result<u64, Failure> {
+        self.status("Threads:")
+    }
+
+    /// Open file handles.
+    pub fn handles(&self) -> Result<u64, Failure> {
+        Ok(std::fs::read_dir(format!("/proc/{}/fd", self.child.id()))?.count() as u64)
+    }
+
+    /// Ends it as a crash does (SIGKILL), and waits for that.
+    pub fn kill(mut self) -> Result<(), Failure> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// A number in its status, as the kernel has it.
+    fn status(&self, name: &str) -> Result<u64, Failure> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let line = line.ok_or_else(|| format!("no {name} in /proc"))?;
+        Ok(line.trim().trim_end_matches("kB").trim().parse()?)
     }
 }
 

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 use signet_ca_server::authority::loader;
+use signet_ca_server::reason::Reason;
 use signet_certs::ca::Ca as Signer;
 use signet_certs::check::Bounds;
 use signet_certs::clock::{from_unix, rfc3339};
@@ -157,6 +158,52 @@ fn smuggled(signer: &Signer, chain: &str, from: SystemTime, serial: Option<Seria
     let leaf = pem::encode("CERTIFICATE", &signer.sign(&template, bounds).unwrap());
     let chain = vec![leaf, chain.to_owned(), String::new()];
     Held { answer: Answer { chain, headers: Default::default() }, key }
+}
+
+/// Sets a log's only segment aside.
+fn take_segment(site: &Site) {
+    let files = std::fs::read_dir(site.path("data/log")).unwrap().map(|file| file.unwrap().path());
+    let segment = files.into_iter().find(|path| path.extension().is_some_and(|end| end == "seg")).unwrap();
+    std::fs::rename(segment, site.path("aside")).unwrap();
+}
+
+/// A renewal that is refused for this reason, and the CA that refused it.
+pub(crate) async fn refused_renewal(reason: Reason) -> (Site, Ca, Status) {
+    let site = Site::default();
+    let changes: &[_] = match reason {
+        Reason::RenewalOff => &[],
+        Reason::TokenTooLongAgo => &[ON, ("max-age-since-token", "1s")],
+        _ => &[ON],
+    };
+    let mut ca = site.ca(changes).await;
+    let now = signet_certs::clock::whole_seconds(SystemTime::now());
+    let ours = |from| {
+        let signer = loader::load(&site.path("cacerts"), now).unwrap().ca;
+        smuggled(&signer, &site.read("cacerts/cert-chain.pem"), from, None)
+    };
+    let held = match reason {
+        Reason::CertificateUnknown => ours(now),
+        Reason::CertificateNotYetValid => ours(now + Duration::from_secs(600)),
+        Reason::CertificateIssuer => {
+            site.intermediate("other", "3650d");
+            let other = site.ca(&[ON, ("cacerts", "other"), ("data", "elsewhere")]).await;
+            Held::by_token(&site, &other, 3600).await
+        }
+        Reason::CertificateEnded => Held::by_token(&site, &ca, 1).await,
+        _ => Held::by_token(&site, &ca, 3600).await,
+    };
+    match reason {
+        Reason::Blocked => drop(ca.json(&["block", "add", "--identity", IDENTITY, "--reason", "stolen"])),
+        Reason::CertificateTokenIssuer => {
+            drop(ca);
+            ca = site.ca(&[ON, ("token-issuer", "https://another.example")]).await;
+        }
+        Reason::CertificateLookup => take_segment(&site),
+        _ => {}
+    }
+    let refused = async || held.renewed(&site, &ca).await.err();
+    let status = eventually("the renewal is refused", refused).await;
+    (site, ca, status)
 }
 
 #[tokio::test]

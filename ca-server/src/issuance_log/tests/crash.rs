@@ -3,6 +3,7 @@
 //! A [`World`] is a data folder on a disk that forgets and a store that forgets. Lives follow each other in it,
 //! each ended by a kill; what callers were told is kept beside, and the log must bear it out ever after.
 
+use signet_service::clock_watch::ClockWatch;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
@@ -570,7 +571,8 @@ fn a_failed_sync_of_hashes_puts_those_in_doubt_too_that_were_not_to_be_signed_ye
     world.disk.start(Plan::Works);
     let folder = DataFolder::open(&world.data()).unwrap();
     let disk: Arc<dyn Disk> = world.disk.clone();
-    let recovered = recover::recover(&folder, &disk).unwrap();
+    let clock = Arc::new(ClockWatch::of_machine());
+    let recovered = recover::recover(&folder, &disk, clock.reckoned()).unwrap();
     let progress = Arc::new(Progress::new(9, recovered.checkpoint));
     let mut frontier = Frontier::empty();
     let mut heads = vec![frontier.head()];
@@ -579,7 +581,7 @@ fn a_failed_sync_of_hashes_puts_those_in_doubt_too_that_were_not_to_be_signed_ye
         frontier.push(frame.body);
         heads.push(frontier.head());
     }
-    let signer = Signer::new(&world.dir(), recovered.key, disk, progress).unwrap();
+    let signer = Signer::new(&world.dir(), recovered.key, disk, progress, clock).unwrap();
     world.disk.plan(Plan::Fails(world.disk.steps(), Done::Nothing));
     let (requests, taken) = mpsc::channel();
     let answers = [3, 3, 9].map(|size| {
