@@ -14,6 +14,7 @@ pub mod backup;
 pub mod clock;
 pub mod config;
 pub mod data_folder;
+pub mod exposure;
 pub mod health;
 pub mod issuance_log;
 pub mod issue;

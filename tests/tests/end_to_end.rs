@@ -30,6 +30,8 @@ mod issuance_log;
 mod lifetimes;
 #[path = "end_to_end/operating.rs"]
 mod operating;
+#[path = "end_to_end/permissions.rs"]
+mod permissions;
 #[path = "end_to_end/refusals.rs"]
 mod refusals;
 #[path = "end_to_end/reload.rs"]
