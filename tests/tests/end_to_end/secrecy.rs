@@ -44,8 +44,9 @@ impl Secrets {
 
     /// A private key: the lines of its file, and what makes it private.
     fn key(&mut self, what: &str, text: &str) {
+        // The private part stands in the first two lines; behind it is the public one, which may be anywhere.
         let lines = text.lines().filter(|line| !line.starts_with("-----") && line.len() >= 16);
-        self.add(what, lines.map(|line| line.as_bytes().to_vec()));
+        self.add(what, lines.take(2).map(|line| line.as_bytes().to_vec()));
         let der = pem::only(text).unwrap().der;
         // SEC1 has version 1 and 32 bytes; PKCS#8 of Ed25519 has 32 bytes in 34.
         let begins = [&[2, 1, 1, 4, 32][..], &[4, 34, 4, 32]];
