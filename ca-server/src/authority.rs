@@ -15,6 +15,8 @@ pub mod loader;
 pub mod pool;
 pub mod rehearsal;
 pub mod reload;
+#[cfg(test)]
+mod secrecy_tests;
 pub mod serving;
 pub mod start;
 pub mod state;

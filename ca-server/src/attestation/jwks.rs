@@ -177,6 +177,9 @@ impl<'j> VerifiedPayload<'j> {
 
 impl Key {
     fn parse(raw: Value) -> Result<Key, String> {
+        if !raw.is_object() {
+            return Err("expected a JSON object".to_owned());
+        }
         let Object(raw): Object<RawKey> =
             serde_json::from_value(raw).map_err(|error| match error.to_string() {
                 missing if missing.starts_with("missing field") => shown(&missing),
