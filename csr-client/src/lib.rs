@@ -16,6 +16,8 @@ pub mod monitoring;
 mod random;
 pub mod renew;
 pub mod request;
+#[cfg(test)]
+mod secrecy_tests;
 pub mod secret;
 pub mod sink;
 pub mod state;
