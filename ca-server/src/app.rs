@@ -231,6 +231,7 @@ pub async fn run_until(
     let start =
         start::choose(active.as_ref(), &kept, &plugged, &config.cacerts, &config.trust_domain, started)?;
     reload::tell_notes(&start.cacerts);
+    loader::tell_of_readable_key(&config.cacerts);
     let bundles = trust::same_for_all(&domains, &start.cacerts.roots);
     let publisher = Arc::new(Publisher::open(store.as_ref(), bundles, started)?);
     let issuing = Issuing {

@@ -16,6 +16,8 @@ pub mod loader;
 pub mod pool;
 pub mod rehearsal;
 pub mod reload;
+#[cfg(test)]
+mod secrecy_tests;
 pub mod serving;
 pub mod signers;
 pub mod start;

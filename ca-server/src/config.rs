@@ -7,6 +7,7 @@ mod files;
 mod issuers;
 
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use signet_service::settings::{Faults, Setting, Settings, Values, setting};
 use self::files::Named;
 use crate::attestation::TokenIssuer;
 use crate::authority::issuing::Mode;
+use crate::sealing;
 
 /// Longest path of a Unix socket (`sun_path` less its final zero).
 const MAX_SOCKET_PATH: usize = 107;
@@ -205,7 +207,14 @@ fn check(values: &mut Values, files: impl FnOnce(&Named<'_>, &mut Values)) -> Op
         _ => Err(format!("must be auto or off, not {text:?}")),
     });
     let data = values.required("data").map(PathBuf::from);
-    let key_encryption_key_file = values.optional("key_encryption_key_file").map(PathBuf::from);
+    let mut key_encryption_key_file = values.optional("key_encryption_key_file").map(PathBuf::from);
+    if key_encryption_key_file.as_ref().is_some_and(|path| sealing::is_key(path.as_os_str().as_bytes())) {
+        values.fault(
+            "key_encryption_key_file",
+            "is the key itself, which nobody should see here: name its file",
+        );
+        key_encryption_key_file = None;
+    }
     if let (Some(data), Some(key)) = (&data, &key_encryption_key_file)
         && key.starts_with(data)
     {

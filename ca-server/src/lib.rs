@@ -16,6 +16,7 @@ pub mod blocks;
 pub mod clock;
 pub mod config;
 pub mod data_folder;
+pub mod exposure;
 mod file_handles;
 pub mod health;
 pub mod issuance_log;

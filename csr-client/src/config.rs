@@ -41,6 +41,11 @@ const SINGLE: &[Setting] = &[
     setting("log_level", "SIGNET_LOG_LEVEL", Some("info"), "LEVEL", "error, warn, info, debug or trace"),
 ];
 
+/// Whether this is a token where a file's name should be.
+fn is_token(text: &str) -> bool {
+    text.starts_with("ey") && text.matches('.').count() == 2 && !text.contains('/')
+}
+
 const SETTINGS: Settings = Settings { single: SINGLE, tables: &[] };
 
 /// A checked configuration.
@@ -142,7 +147,12 @@ pub fn load(
 fn check(values: &mut Values, purpose: Purpose) -> Option<Config> {
     // Everything is read before the first `?`, so that no fault hides another.
     let ca = ca(values);
-    let token = values.required("token").map(PathBuf::from);
+    let token = values.parsed("token", |text| match text {
+        text if is_token(text) => {
+            Err("is the token itself, which nobody should see here: name its file".to_owned())
+        }
+        path => Ok(PathBuf::from(path)),
+    });
     let renew_with_certificate = values.parsed("renew_with_certificate", |text| match text {
         "on" => Ok(true),
         "off" => Ok(false),
@@ -398,5 +408,13 @@ mod tests {
         let long = format!("--sds-socket=/{}", "s".repeat(MAX_SOCKET_PATH));
         let flags: Vec<&str> = base.iter().copied().chain([long.as_str()]).collect();
         assert!(load_from(&flags, &[]).unwrap_err().to_string().contains("107 bytes"));
+    }
+
+    #[test]
+    fn a_token_in_its_file_s_place_is_refused_and_not_repeated() {
+        let text =
+            load_from(&["--token=eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJ4In0.c2lnbmF0dXJl"], &[]).unwrap_err();
+        let text = text.to_string();
+        assert!(text.contains("is the token itself") && !text.contains("eyJ"), "{text}");
     }
 }

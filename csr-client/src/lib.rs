@@ -18,6 +18,8 @@ mod random;
 pub mod reason;
 pub mod renew;
 pub mod request;
+#[cfg(test)]
+mod secrecy_tests;
 pub mod secret;
 pub mod sink;
 pub mod state;

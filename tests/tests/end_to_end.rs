@@ -38,6 +38,8 @@ mod lifetimes;
 mod operating;
 #[path = "end_to_end/operations.rs"]
 mod operations;
+#[path = "end_to_end/permissions.rs"]
+mod permissions;
 #[path = "end_to_end/reasons.rs"]
 mod reasons;
 #[path = "end_to_end/refusals.rs"]

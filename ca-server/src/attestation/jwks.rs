@@ -57,9 +57,15 @@ pub(super) struct Skipped {
 /// Why a text is not a key set.
 #[derive(Debug, thiserror::Error)]
 pub enum JwksError {
-    /// Not a JSON object with a list `keys`.
-    #[error("expected a JSON object with a list \"keys\"")]
-    Json(#[source] serde_json::Error),
+    /// Not a JSON object with a list `keys`. The reader's own words would repeat what it found, which may be a
+    /// private key.
+    #[error("expected a JSON object with a list \"keys\" (line {line}, column {column})")]
+    Json {
+        /// Where it is not.
+        line: usize,
+        /// Where it is not.
+        column: usize,
+    },
     /// Too many keys.
     #[error("expected at most {MAX_KEYS} keys, found {0}")]
     TooMany(usize),
@@ -98,7 +104,8 @@ struct RawKey {
 impl KeySet {
     /// Reads a key set; also answers which keys were left out.
     pub(super) fn parse(json: &[u8]) -> Result<(KeySet, Vec<Skipped>), JwksError> {
-        let Object(RawSet { keys: raw }) = serde_json::from_slice(json).map_err(JwksError::Json)?;
+        let Object(RawSet { keys: raw }) = serde_json::from_slice(json)
+            .map_err(|error| JwksError::Json { line: error.line(), column: error.column() })?;
         if raw.len() > MAX_KEYS {
             return Err(JwksError::TooMany(raw.len()));
         }
@@ -170,8 +177,14 @@ impl<'j> VerifiedPayload<'j> {
 
 impl Key {
     fn parse(raw: Value) -> Result<Key, String> {
+        if !raw.is_object() {
+            return Err("expected a JSON object".to_owned());
+        }
         let Object(raw): Object<RawKey> =
-            serde_json::from_value(raw).map_err(|error| shown(&error.to_string()))?;
+            serde_json::from_value(raw).map_err(|error| match error.to_string() {
+                missing if missing.starts_with("missing field") => shown(&missing),
+                _ => "a member is not of its type".to_owned(),
+            })?;
         if raw.r#use.as_deref().is_some_and(|purpose| purpose != "sig") {
             return Err("its use is not sig".to_owned());
         }
@@ -406,12 +419,26 @@ mod tests {
         for text in
             ["", "{}", "[]", r#"{"keys":{}}"#, r#"[[]]"#, r#"{"keys":[]} x"#, r#"{"keys":[],"keys":[]}"#]
         {
-            assert!(matches!(KeySet::parse(text.as_bytes()), Err(JwksError::Json(_))), "{text}");
+            assert!(matches!(KeySet::parse(text.as_bytes()), Err(JwksError::Json { .. })), "{text}");
         }
         assert_eq!(parse(&[]).unwrap_err().to_string(), "no key that can be used");
         let key = Signer::p256();
         let many: Vec<Value> = (0..=MAX_KEYS).map(|n| key.jwk(&n.to_string())).collect();
         assert!(matches!(parse(&many), Err(JwksError::TooMany(65))));
         assert_eq!(parse(&many[1..]).unwrap().0.len(), MAX_KEYS);
+    }
+
+    #[test]
+    fn what_a_key_set_says_of_a_private_key_is_not_repeated() {
+        for text in [
+            r#"{"keys": "5ec7e7"}"#,
+            r#"{"keys": ["5ec7e7"]}"#,
+            r#"{"keys": [{"kty": "EC", "crv": "P-256", "d": "5ec7e7"}]}"#,
+            r#"{"keys": [{"kty": "EC", "crv": "P-256", "x": ["5ec7e7"], "y": "5ec7e7"}]}"#,
+            r#"{"keys": [{"kty": "EC", "crv": "P-256", "x": "5ec7e7", "y": "5ec7e7"}]}"#,
+        ] {
+            let error = KeySet::parse(text.as_bytes()).unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("5ec7e7"), "{error:?}");
+        }
     }
 }

@@ -209,6 +209,7 @@ impl Authorities {
         let issuer = Arc::new(Issuer::new(wished, issuing, trust.clone()));
         activate(&self.kept, self.store.clone(), &self.log, issuer.clone(), Source::Cacerts, now).await?;
         self.issuer.store(issuer.clone());
+        loader::tell_of_readable_key(&self.folder);
         self.publisher.publish(trust);
         self.source = Source::Cacerts;
         tell_notes(issuer.cacerts());

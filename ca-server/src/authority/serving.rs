@@ -14,6 +14,7 @@ use signet_certs::key::{KeyError, PrivateKey};
 use signet_certs::validity::{BACKDATE, Validity};
 use signet_service::logging::with_causes;
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 use super::Issuer;
 use super::issuer::{Signed, SigningError};
@@ -94,7 +95,8 @@ impl ServingCertificate {
         let intermediates = issuer.intermediates(&signed).to_vec();
         let above = intermediates.iter().map(|member| member.der().clone());
         let chain: Vec<CertificateDer<'static>> = std::iter::once(signed.der.clone()).chain(above).collect();
-        let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.to_pkcs8_der().to_vec()));
+        let der = PrivatePkcs8KeyDer::from(key.to_pkcs8_der().to_vec());
+        let der = Zeroizing::new(PrivateKeyDer::Pkcs8(der));
         let key = rustls::crypto::ring::sign::any_supported_type(&der)?;
         let leaf = Certificate::from_der(signed.der.to_vec())?;
         self.held.store(Some(Arc::new(Held { leaf, intermediates })));

@@ -161,3 +161,18 @@ fn an_issuer_is_configured_once() {
     let text = load_from(NEEDED, Some(file), &[]).unwrap_err().to_string();
     assert!(text.contains("token_issuers[0]") && text.contains("configured twice"), "{text}");
 }
+
+#[test]
+fn a_fault_repeats_no_secret() {
+    let fault = |flags: &[&str]| load_from(flags, None, &[]).unwrap_err().to_string();
+    let hex = "5ec7e7".repeat(10) + "5ec7";
+    let base64 = "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2U=";
+    for key in [hex.as_str(), base64] {
+        let text = fault(&[NEEDED, &[&format!("--key-encryption-key-file={key}")]].concat());
+        assert!(text.contains("is the key itself") && !text.contains(key), "{text}");
+    }
+    for url in ["https://me:5ec7e7@k8s/keys", "http://me:5ec7e7@k8s/keys", "https://me:5ec7e7@[/keys"] {
+        let text = fault(&["--token-issuer=https://k8s", &format!("--jwks={url}")]);
+        assert!(text.contains("jwks") && !text.contains("5ec7e7"), "{text}");
+    }
+}
