@@ -4,7 +4,7 @@ CARGO_FLAGS := --locked --profile fast
 RUSTDOC_FLAGS := '-D warnings -A rustdoc::private-intra-doc-links'
 PROGRAMS := --bin certs --bin ca-server --bin csr-client --bin token-issuer
 
-.PHONY: help demo test bench clean
+.PHONY: help demo test bench fuzz clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -29,6 +29,13 @@ test: ## run what CI runs: format, lints, documents, bans, then every test
 bench: ## measure certificates per second, CPU, memory and start-up
 	cargo build $(CARGO_FLAGS) $(PROGRAMS) --bin load
 	target/fast/load
+
+# Needs a nightly compiler beside the pinned one. What the corpora hold already, `make test` runs.
+TIME := 60
+TARGET := $(notdir $(wildcard fuzz/corpus/*))
+fuzz: ## fuzz every parser of outside bytes, TIME=60 seconds each; TARGET=csr TIME=1200 for one
+	tests/tools/install cargo-fuzz
+	fuzz/run $(TIME) $(TARGET)
 
 clean: ## remove target/: everything built, installed or left by the demo
 	cargo clean

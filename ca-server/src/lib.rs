@@ -13,6 +13,8 @@ pub mod authority;
 pub mod backup;
 pub mod config;
 pub mod data_folder;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod health;
 pub mod issuance_log;
 pub mod issue;

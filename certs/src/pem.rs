@@ -5,6 +5,8 @@ use base64::engine::general_purpose::STANDARD;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
+use crate::name::escaped;
+
 /// One block.
 pub struct Block {
     /// Between `-----BEGIN ` and `-----`.
@@ -88,13 +90,13 @@ impl Open<'_> {
     fn decoded(&self) -> Result<Block, PemError> {
         let der = STANDARD
             .decode(self.body.as_str())
-            .map_err(|_| PemError::Base64(self.line, self.label.to_owned()))?;
+            .map_err(|_| PemError::Base64(self.line, escaped(self.label)))?;
         let (label, line, encrypted) = (self.label.to_owned(), self.line, self.encrypted);
         Ok(Block { label, der, line, encrypted })
     }
 
     fn unfinished(&self) -> PemError {
-        PemError::Unfinished(self.line, self.label.to_owned())
+        PemError::Unfinished(self.line, escaped(self.label))
     }
 }
 
@@ -164,7 +166,7 @@ pub(crate) fn describe(blocks: &[Block]) -> String {
     if blocks.is_empty() {
         return "no PEM block".to_owned();
     }
-    blocks.iter().map(|block| block.label.as_str()).collect::<Vec<_>>().join(", ")
+    blocks.iter().map(|block| escaped(&block.label)).collect::<Vec<_>>().join(", ")
 }
 
 fn marker<'a>(line: &'a str, begins: &str) -> Option<&'a str> {
@@ -200,6 +202,15 @@ mod tests {
         assert_eq!(blocks(bad.as_bytes()).err(), Some(PemError::Base64(1, "CERTIFICATE".into())));
         assert_eq!(blocks(&[0xff, 0xfe]).err(), Some(PemError::NotText));
         assert!(matches!(certificates(b"hello"), Err(PemError::Missing("CERTIFICATE", _))));
+    }
+
+    #[test]
+    fn labels_do_not_reach_a_terminal_as_they_are() {
+        let of = |end| format!("-----BEGIN \u{1b}[2J-----\n{end}-----END \u{1b}[2J-----\n");
+        for text in [of("*\n"), of("-----\n"), of("AAAA\n")] {
+            let error = certificates(text.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(r"\u{1b}[2J") && !error.contains('\u{1b}'), "{error}");
+        }
     }
 
     #[test]

@@ -10,6 +10,8 @@ pub mod agent;
 pub mod config;
 pub mod evidence;
 pub mod fetch;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod identity;
 pub mod metrics;
 pub mod monitoring;

@@ -12,12 +12,10 @@ fn load_from(flags: &[&str], file: Option<&str>, environment: &[(&str, &str)]) -
         all.push(format!("--config={}", path.display()));
     }
     let matches = Command::new("run").args(arguments()).try_get_matches_from(all).unwrap();
-    let mut values = SETTINGS.collect(&matches, |name| {
-        environment.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
-    });
     // The files that are named here are not there.
-    let config = check(&mut values, |_, _| ());
-    values.finish(config)
+    load_settings(&matches, |name| {
+        environment.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+    })
 }
 
 const NEEDED: &[&str] = &["--token-issuer=https://k8s", "--jwks=/keys.json"];

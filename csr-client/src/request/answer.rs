@@ -59,15 +59,15 @@ impl AnswerError {
 
 /// The parts of a good answer.
 #[derive(Debug)]
-pub(super) struct Judged {
-    pub(super) leaf: Certificate,
+pub(crate) struct Judged {
+    pub(crate) leaf: Certificate,
     /// Without roots, which some CAs repeat here.
-    pub(super) intermediates: Vec<Certificate>,
-    pub(super) roots: TrustBundle,
+    pub(crate) intermediates: Vec<Certificate>,
+    pub(crate) roots: TrustBundle,
 }
 
 /// Takes an answer apart and checks that it is for `key` and `identity` and good at `now`.
-pub(super) fn judge(
+pub(crate) fn judge(
     elements: &[String],
     key: &PrivateKey,
     identity: &SpiffeId,

@@ -38,14 +38,7 @@ pub(super) async fn run(
     process: Option<Process>,
 ) -> Result<(), Status> {
     let Ok(Some(first)) = requests.message().await else { return Ok(()) };
-    let node = first.node.clone().filter(|node| !node.id.is_empty());
-    let node = node.ok_or_else(|| Status::invalid_argument("missing node information"))?;
-    let observer = is_observer(&node);
-    let registration = subscribers
-        .join(node.id.clone(), process, observer)
-        .map_err(|_| Status::resource_exhausted("too many subscribers"))?;
-    let mut stream = Stream::new(node.id, registration);
-    stream.take(first)?;
+    let mut stream = Stream::open(first, subscribers, process)?;
     loop {
         let served = source.served.borrow_and_update().clone();
         let due = stream.due(&served, &source);
@@ -73,7 +66,8 @@ fn is_observer(node: &Node) -> bool {
     matches!(value.and_then(|value| value.kind.as_ref()), Some(prost_types::value::Kind::BoolValue(true)))
 }
 
-struct Stream {
+/// What one stream asked for and was sent.
+pub(super) struct Stream {
     node: String,
     registration: Registration,
     subscription: Subscription,
@@ -87,19 +81,33 @@ struct Stream {
 }
 
 impl Stream {
-    fn new(node: String, registration: Registration) -> Self {
-        Self {
-            node,
+    /// A stream by its first request, which must say whose it is.
+    pub(super) fn open(
+        first: DiscoveryRequest,
+        subscribers: &Arc<Subscribers>,
+        process: Option<Process>,
+    ) -> Result<Self, Status> {
+        let node = first.node.clone().filter(|node| !node.id.is_empty());
+        let node = node.ok_or_else(|| Status::invalid_argument("missing node information"))?;
+        let observer = is_observer(&node);
+        let registration = subscribers
+            .join(node.id.clone(), process, observer)
+            .map_err(|_| Status::resource_exhausted("too many subscribers"))?;
+        let mut stream = Self {
+            node: node.id,
             registration,
             subscription: Subscription::default(),
             asked: Vec::new(),
             sent: Vec::new(),
             unjudged: VecDeque::new(),
             responses: 0,
-        }
+        };
+        stream.take(first)?;
+        Ok(stream)
     }
 
-    fn take(&mut self, request: DiscoveryRequest) -> Result<(), Status> {
+    /// A request came. `Err` ends the stream.
+    pub(super) fn take(&mut self, request: DiscoveryRequest) -> Result<(), Status> {
         match self.subscription.take(request)? {
             Meaning::Asked(resources) => self.asked = resources,
             Meaning::Accepted { nonce, added } => {
@@ -133,7 +141,7 @@ impl Stream {
     }
 
     /// What is due and available: what was asked for, then what changed since it was sent.
-    fn due(&self, served: &Served, source: &Source) -> Vec<(Resource, Content)> {
+    pub(super) fn due(&self, served: &Served, source: &Source) -> Vec<(Resource, Content)> {
         let now = SystemTime::now();
         let available = |resource| Some((resource, content(resource, served, source, now)?));
         let mut others: Vec<_> =
@@ -143,7 +151,8 @@ impl Stream {
         self.asked.iter().copied().filter_map(available).chain(changed).collect()
     }
 
-    fn respond(
+    /// The response that says what is due; from now on it waits for a verdict.
+    pub(super) fn respond(
         &mut self,
         due: &[(Resource, Content)],
         served: &Served,
