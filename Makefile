@@ -5,7 +5,7 @@ RUSTDOC_FLAGS := '-D warnings -A rustdoc::private-intra-doc-links'
 MINUTES ?= 30
 PROGRAMS := --bin certs --bin ca-server --bin csr-client --bin token-issuer
 
-.PHONY: help demo test bench crash flood soak clean
+.PHONY: help demo test bench crash flood fuzz soak clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -30,6 +30,13 @@ test: ## run what CI runs: format, lints, documents, bans, then every test
 bench: ## measure certificates per second, CPU, memory and start-up
 	cargo build $(CARGO_FLAGS) $(PROGRAMS) --bin load
 	target/fast/load
+
+# Needs a nightly compiler beside the pinned one. What the corpora hold already, `make test` runs.
+TIME := 60
+TARGET := $(notdir $(wildcard fuzz/corpus/*))
+fuzz: ## fuzz every parser of outside bytes, TIME=60 seconds each; TARGET=csr TIME=1200 for one
+	tests/tools/install cargo-fuzz
+	fuzz/run $(TIME) $(TARGET)
 
 flood: ## show what the CA does under floods and attacks, and judge it; SECONDS_EACH=60 is the default
 	cargo build $(CARGO_FLAGS) $(PROGRAMS) --bin flood

@@ -18,6 +18,7 @@ use url::Url;
 use self::claims::Claims;
 use self::client_certificate::Presented;
 pub use self::error::{AttestationError, AttestationSetupError};
+use self::jwks::KeySet;
 pub use self::keys::KeySetStatus;
 use self::keys::Keys;
 use self::token::Jws;
@@ -27,6 +28,7 @@ mod claims;
 pub mod client_certificate;
 mod error;
 mod fetch;
+pub(crate) mod fuzzing;
 mod jwks;
 mod keys;
 mod token;
@@ -148,43 +150,7 @@ impl Attestation {
         let jws = Jws::parse(token)?;
         let issuer = self.issuer(jws.unverified_issuer()?.as_deref())?;
         let keys = issuer.keys.with(jws.key_id()).await?;
-        let payload = keys.verify(&jws, &issuer.rules.issuer)?;
-
-        let claims = Claims::read(&payload)?;
-        let expires = claims.check_times(now)?;
-        claims.check_audiences(&issuer.rules.audiences, &issuer.rules.api_server_audiences)?;
-        let workload = claims.workload()?;
-        if let Some(namespaces) = &issuer.rules.namespaces
-            && !namespaces.iter().any(|namespace| namespace == workload.namespace)
-        {
-            return Err(AttestationError::Namespace {
-                issuer: issuer.rules.issuer.clone(),
-                found: workload.namespace.to_owned(),
-            });
-        }
-        let id = claims.id().unwrap_or(token);
-        let evidence_entry = EvidenceEntry {
-            kind: "token".to_owned(),
-            issuer: issuer.rules.issuer.clone(),
-            token_id_hash: sha256(id.as_bytes()).to_vec(),
-            pod_name: workload.pod.map(|pod| pod.name.to_owned()).unwrap_or_default(),
-            pod_uid: workload.pod.map(|pod| pod.uid.to_owned()).unwrap_or_default(),
-            node_name: workload.node.map(|node| node.name.to_owned()).unwrap_or_default(),
-            node_uid: workload.node.map(|node| node.uid.to_owned()).unwrap_or_default(),
-            renewal: None,
-        };
-        let own_id = || evidence.instance.as_deref().filter(|id| claims::is_id(id));
-        let instance = workload.pod.map(|pod| pod.uid).or_else(own_id);
-        Ok(Caller {
-            identity: workload.identity(&issuer.rules.trust_domain),
-            namespace: workload.namespace.to_owned(),
-            service_account: workload.service_account.to_owned(),
-            instance: instance.map(str::to_owned),
-            evidence: evidence_entry,
-            issuer_key_ids: Vec::new(),
-            expires,
-            cluster: evidence.cluster.clone().filter(|cluster| is_cluster(cluster)),
-        })
+        issuer.rules.caller(&jws, &keys, token, evidence, now)
     }
 
     /// Whether the issuer of the token that a caller's certificate goes back to may still vouch for it.
@@ -220,6 +186,55 @@ impl Attestation {
                 expected: self.issuers.iter().map(|issuer| issuer.rules.issuer.clone()).collect(),
                 found: name.map(error::shown),
             }
+        })
+    }
+}
+
+impl TokenIssuer {
+    /// Who the token speaks of, if one of these keys signed it and these rules let it. Pure.
+    fn caller(
+        &self,
+        jws: &Jws<'_>,
+        keys: &KeySet,
+        token: &str,
+        evidence: &Evidence,
+        now: SystemTime,
+    ) -> Result<Caller, AttestationError> {
+        let payload = keys.verify(jws, &self.issuer)?;
+        let claims = Claims::read(&payload)?;
+        let expires = claims.check_times(now)?;
+        claims.check_audiences(&self.audiences, &self.api_server_audiences)?;
+        let workload = claims.workload()?;
+        if let Some(namespaces) = &self.namespaces
+            && !namespaces.iter().any(|namespace| namespace == workload.namespace)
+        {
+            return Err(AttestationError::Namespace {
+                issuer: self.issuer.clone(),
+                found: workload.namespace.to_owned(),
+            });
+        }
+        let id = claims.id().unwrap_or(token);
+        let evidence_entry = EvidenceEntry {
+            kind: "token".to_owned(),
+            issuer: self.issuer.clone(),
+            token_id_hash: sha256(id.as_bytes()).to_vec(),
+            pod_name: workload.pod.map(|pod| pod.name.to_owned()).unwrap_or_default(),
+            pod_uid: workload.pod.map(|pod| pod.uid.to_owned()).unwrap_or_default(),
+            node_name: workload.node.map(|node| node.name.to_owned()).unwrap_or_default(),
+            node_uid: workload.node.map(|node| node.uid.to_owned()).unwrap_or_default(),
+            renewal: None,
+        };
+        let own_id = || evidence.instance.as_deref().filter(|id| claims::is_id(id));
+        let instance = workload.pod.map(|pod| pod.uid).or_else(own_id);
+        Ok(Caller {
+            identity: workload.identity(&self.trust_domain),
+            namespace: workload.namespace.to_owned(),
+            service_account: workload.service_account.to_owned(),
+            instance: instance.map(str::to_owned),
+            evidence: evidence_entry,
+            issuer_key_ids: Vec::new(),
+            expires,
+            cluster: evidence.cluster.clone().filter(|cluster| is_cluster(cluster)),
         })
     }
 }

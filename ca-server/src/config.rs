@@ -193,6 +193,16 @@ pub fn load(
     values.finish(config).map_err(|faults| Refused { faults, only_files })
 }
 
+/// Reads and checks the settings, without a look at the files that they name.
+pub(crate) fn load_settings(
+    flags: &ArgMatches,
+    environment: impl Fn(&str) -> Option<String>,
+) -> Result<Config, Faults> {
+    let mut values = SETTINGS.collect(flags, environment);
+    let config = check(&mut values, |_, _| ());
+    values.finish(config)
+}
+
 fn check(values: &mut Values, files: impl FnOnce(&Named<'_>, &mut Values)) -> Option<Config> {
     // Everything is read before the first `?`, so that no fault hides another.
     let trust_domain = values.parsed("trust_domain", domain);

@@ -18,6 +18,8 @@ pub mod config;
 pub mod data_folder;
 pub mod exposure;
 mod file_handles;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod health;
 pub mod issuance_log;
 pub mod issue;

@@ -8,6 +8,8 @@ use zeroize::{Zeroize, Zeroizing};
 /// No label is longer, in bytes.
 const MAX_LABEL: usize = 64;
 
+use crate::name::escaped;
+
 /// One block.
 pub struct Block {
     /// Between `-----BEGIN ` and `-----`.
@@ -53,8 +55,9 @@ pub fn blocks(text: &[u8]) -> Result<Vec<Block>, PemError> {
         match &mut open {
             None => {
                 if let Some(label) = marker(line, "-----BEGIN ") {
-                    // As long as the text at most, so that no half-read key is left where it grew from.
-                    let body = Zeroizing::new(String::with_capacity(text.len()));
+                    // As long as the block, so that no half-read key is left where it grew from; and no longer,
+                    // since all of it is wiped.
+                    let body = Zeroizing::new(String::with_capacity(room(&lossy, line)));
                     open = Some(Open { line: number, label, body, encrypted: false });
                 }
             }
@@ -79,6 +82,13 @@ pub fn blocks(text: &[u8]) -> Result<Vec<Block>, PemError> {
     }
 }
 
+/// How much of the text stands between the line, which is a part of it, and the next dashes.
+fn room(text: &str, line: &str) -> usize {
+    let behind = line.as_ptr() as usize + line.len() - text.as_ptr() as usize;
+    let rest = &text[behind..];
+    rest.find("-----").unwrap_or(rest.len())
+}
+
 /// A block whose end is yet to come.
 struct Open<'a> {
     line: usize,
@@ -91,13 +101,13 @@ impl Open<'_> {
     fn decoded(&self) -> Result<Block, PemError> {
         let der = STANDARD
             .decode(self.body.as_str())
-            .map_err(|_| PemError::Base64(self.line, self.label.to_owned()))?;
+            .map_err(|_| PemError::Base64(self.line, escaped(self.label)))?;
         let (label, line, encrypted) = (self.label.to_owned(), self.line, self.encrypted);
         Ok(Block { label, der, line, encrypted })
     }
 
     fn unfinished(&self) -> PemError {
-        PemError::Unfinished(self.line, self.label.to_owned())
+        PemError::Unfinished(self.line, escaped(self.label))
     }
 }
 
@@ -173,7 +183,7 @@ pub(crate) fn describe(blocks: &[Block]) -> String {
     if blocks.is_empty() {
         return "no PEM block".to_owned();
     }
-    blocks.iter().map(|block| block.label.as_str()).collect::<Vec<_>>().join(", ")
+    blocks.iter().map(|block| escaped(&block.label)).collect::<Vec<_>>().join(", ")
 }
 
 /// The label of a marker line. A whole block on one line, its line ends lost, is none: a key's content would be
@@ -202,6 +212,13 @@ mod tests {
     }
 
     #[test]
+    fn a_block_takes_the_room_of_a_block() {
+        let text = format!("x\n{}{}", encode("A", &[1; 30]), encode("B", &[2; 3]));
+        let room = |label: &str| room(&text, text.lines().find(|line| line.contains(label)).unwrap());
+        assert_eq!((room("BEGIN A"), room("BEGIN B"), room("END B")), (42, 6, 1));
+    }
+
+    #[test]
     fn damage_is_named_with_its_line() {
         let good = encode("CERTIFICATE", &[9; 60]);
         let cut = good.replace("-----END CERTIFICATE-----\n", "");
@@ -223,6 +240,15 @@ mod tests {
         {
             let errors = [certificates(text.as_bytes()).unwrap_err(), only(&text).err().unwrap()];
             assert!(errors.iter().all(|error| !format!("{error} {error:?}").contains(body)), "{errors:?}");
+        }
+    }
+
+    #[test]
+    fn labels_do_not_reach_a_terminal_as_they_are() {
+        let of = |end| format!("-----BEGIN \u{1b}[2J-----\n{end}-----END \u{1b}[2J-----\n");
+        for text in [of("*\n"), of("-----\n"), of("AAAA\n")] {
+            let error = certificates(text.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(r"\u{1b}[2J") && !error.contains('\u{1b}'), "{error}");
         }
     }
 

@@ -11,6 +11,8 @@ mod complaint;
 pub mod config;
 pub mod evidence;
 pub mod fetch;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod identity;
 pub mod metrics;
 pub mod monitoring;

@@ -5,7 +5,7 @@
 //! attempt trusts the roots of its own moment. Connecting is in `channel`, judging in `answer`; when to
 //! attempt is the business of `identity`.
 
-mod answer;
+pub(crate) mod answer;
 mod channel;
 mod refusal;
 

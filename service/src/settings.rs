@@ -74,8 +74,15 @@ impl fmt::Display for Faults {
             1 => write!(f, "the configuration has a fault:")?,
             many => write!(f, "the configuration has {many} faults:")?,
         }
-        self.0.iter().try_for_each(|fault| write!(f, "\n  {} ({}): {}", fault.key, fault.place, fault.what))
+        // A key and what a value is quoted as come from a file, and each fault is one line.
+        let line = |fault: &Fault| escaped(&format!("{} ({}): {}", fault.key, fault.place, fault.what));
+        self.0.iter().try_for_each(|fault| write!(f, "\n  {}", line(fault)))
     }
+}
+
+/// With control characters escaped.
+fn escaped(text: &str) -> String {
+    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()
 }
 
 impl Settings {
@@ -360,6 +367,13 @@ mod tests {
         ] {
             assert!(text.contains(expected), "{expected:?} is not in {text}");
         }
+    }
+
+    #[test]
+    fn a_key_with_a_line_break_is_one_line() {
+        let values = collect(Some("\"a\\nb\\u001b[2J\" = 1"), &[], &[]);
+        let text = values.finish(Some(())).unwrap_err().to_string();
+        assert!(text.lines().count() == 2 && text.contains(r"a\nb\u{1b}[2J ("), "{text}");
     }
 
     #[test]

@@ -53,7 +53,12 @@ impl IstioCertificateService for CertificateService {
     }
 }
 
-fn typed(request: Request<IstioCertificateRequest>, id: String, deadline: Instant) -> issue::Request {
+/// What the message and its headers ask for.
+pub(crate) fn typed(
+    request: Request<IstioCertificateRequest>,
+    id: String,
+    deadline: Instant,
+) -> issue::Request {
     let evidence = headers::evidence_of(&request);
     let message = request.into_inner();
     let impersonated = message.metadata.and_then(|metadata| {

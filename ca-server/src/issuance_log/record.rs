@@ -176,7 +176,7 @@ impl Entry {
     }
 
     /// The entry as the record `index` of the log `log_id`.
-    pub(super) fn into_proto(self, log_id: &[u8; 32], index: u64) -> proto::Record {
+    pub(crate) fn into_proto(self, log_id: &[u8; 32], index: u64) -> proto::Record {
         let body = match self.body {
             EntryBody::Certificate(certificate) => proto::record::Body::Certificate(certificate.into_proto()),
             EntryBody::Act(act) => proto::record::Body::Act(proto::Act {

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::{KeyError, OID_EC, OID_ED25519, OID_P256, OID_P384, OID_RSA, judge_rsa, naming};
 use crate::pem::Block;
-use crate::{der, pem};
+use crate::{der, name, pem};
 
 /// PKCS#8 as the libraries take it: no attributes, an EC key with its public part and full length.
 pub(super) struct Clean {
@@ -40,7 +40,7 @@ pub(super) fn pem(text: &[u8]) -> Result<Clean, KeyError> {
             let beside = others.iter().find(|block| block.label == "EC PARAMETERS");
             sec1(&der, beside.and_then(|block| any(&block.der)).map(|(any, _)| any).as_ref())
         }
-        _ => Err(KeyError::Form(label)),
+        _ => Err(KeyError::Form(name::escaped(&label))),
     }
 }
 

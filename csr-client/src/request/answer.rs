@@ -84,15 +84,15 @@ const LONGEST_PATH: usize = 6;
 
 /// The parts of a good answer.
 #[derive(Debug)]
-pub(super) struct Judged {
-    pub(super) leaf: Certificate,
+pub(crate) struct Judged {
+    pub(crate) leaf: Certificate,
     /// From the leaf up, each once, without roots: what some CAs repeat, reorder or add is not passed on.
-    pub(super) intermediates: Vec<Certificate>,
-    pub(super) roots: TrustBundle,
+    pub(crate) intermediates: Vec<Certificate>,
+    pub(crate) roots: TrustBundle,
 }
 
 /// Takes an answer apart and checks that it is for `key` and `identity` and good at `now`.
-pub(super) fn judge(
+pub(crate) fn judge(
     elements: &[String],
     key: &PrivateKey,
     identity: &SpiffeId,

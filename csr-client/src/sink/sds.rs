@@ -3,6 +3,7 @@
 //! This file owns the socket and the service. What a request means is in `subscription`, who has what in
 //! `subscribers`, one stream's course in `stream`.
 
+pub(crate) mod fuzzing;
 mod process;
 mod stream;
 mod subscribers;

@@ -54,15 +54,7 @@ pub(super) async fn run(
     peer: Peer<'_>,
 ) -> Result<(), Status> {
     let Ok(Some(first)) = requests.message().await else { return Ok(()) };
-    let node = first.node.clone().filter(|node| !node.id.is_empty());
-    let node = node.ok_or_else(|| Status::invalid_argument("missing node information"))?;
-    let observer = is_observer(&node);
-    let registration = peer
-        .subscribers
-        .join(node.id.clone(), peer.process, observer)
-        .map_err(|_| Status::resource_exhausted("too many subscribers"))?;
-    let mut stream = Stream::new(node.id, registration, peer.metrics);
-    stream.take(first)?;
+    let mut stream = Stream::open(first, &peer)?;
     loop {
         let served = source.served.borrow_and_update().clone();
         let due = stream.due(&served, &source);
@@ -93,7 +85,8 @@ fn is_observer(node: &Node) -> bool {
     matches!(value.and_then(|value| value.kind.as_ref()), Some(prost_types::value::Kind::BoolValue(true)))
 }
 
-struct Stream {
+/// What one stream asked for and was sent.
+pub(super) struct Stream {
     node: String,
     registration: Registration,
     subscription: Subscription,
@@ -112,9 +105,17 @@ struct Stream {
 }
 
 impl Stream {
-    fn new(node: String, registration: Registration, metrics: Arc<Metrics>) -> Self {
-        Self {
-            node,
+    /// A stream by its first request, which must say whose it is.
+    pub(super) fn open(first: DiscoveryRequest, peer: &Peer<'_>) -> Result<Self, Status> {
+        let node = first.node.clone().filter(|node| !node.id.is_empty());
+        let node = node.ok_or_else(|| Status::invalid_argument("missing node information"))?;
+        let observer = is_observer(&node);
+        let registration = peer
+            .subscribers
+            .join(node.id.clone(), peer.process, observer)
+            .map_err(|_| Status::resource_exhausted("too many subscribers"))?;
+        let mut stream = Self {
+            node: node.id,
             registration,
             subscription: Subscription::default(),
             asked: Vec::new(),
@@ -123,11 +124,14 @@ impl Stream {
             responded: Instant::now(),
             judges: false,
             responses: 0,
-            metrics,
-        }
+            metrics: peer.metrics.clone(),
+        };
+        stream.take(first)?;
+        Ok(stream)
     }
 
-    fn take(&mut self, request: DiscoveryRequest) -> Result<(), Status> {
+    /// A request came. `Err` ends the stream.
+    pub(super) fn take(&mut self, request: DiscoveryRequest) -> Result<(), Status> {
         match self.subscription.take(request)? {
             Meaning::Asked(resources) => self.asked = resources,
             Meaning::Accepted { nonce, added } => {
@@ -179,7 +183,7 @@ impl Stream {
     }
 
     /// What is due and available: what was asked for, then what changed since it was sent.
-    fn due(&self, served: &Served, source: &Source) -> Vec<(Resource, Content)> {
+    pub(super) fn due(&self, served: &Served, source: &Source) -> Vec<(Resource, Content)> {
         let now = SystemTime::now();
         let available = |resource| Some((resource, content(resource, served, source, now)?));
         let mut others: Vec<_> =
@@ -189,7 +193,8 @@ impl Stream {
         self.asked.iter().copied().filter_map(available).chain(changed).collect()
     }
 
-    fn respond(
+    /// The response that says what is due; from now on it waits for a verdict.
+    pub(super) fn respond(
         &mut self,
         due: &[(Resource, Content)],
         served: &Served,
