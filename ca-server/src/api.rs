@@ -12,6 +12,7 @@ mod backup;
 mod blocks;
 pub mod entrance;
 pub mod headers;
+pub mod health_checks;
 pub mod istio;
 pub mod listener;
 pub mod monitoring;

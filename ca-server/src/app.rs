@@ -24,6 +24,7 @@ use tonic::transport::Server;
 use crate::api::admission::{Crowd, Failures, Parking, Turns, turns};
 use crate::api::entrance::Entrance;
 use crate::api::headers::RequestIds;
+use crate::api::health_checks::HealthChecks;
 use crate::api::istio::CertificateService;
 use crate::api::refusals::Refusals;
 use crate::api::trust_watch::TrustService;
@@ -406,7 +407,7 @@ async fn serve(
         .max_connection_age(CONNECTION_AGE)
         .add_service(certificates)
         .add_service(trust.max_decoding_message_size(MAX_REQUEST))
-        .add_service(health_service)
+        .add_service(HealthChecks(health_service))
         .serve_with_incoming_shutdown(ReceiverStream::new(connections), ends(stopped.clone()));
     let mut grpc = tokio::spawn(grpc);
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-pub use self::crowd::{Crowd, Place};
+pub use self::crowd::{Crowd, Place, SentAway};
 pub use self::failures::Failures;
 pub use self::order::{Asker, Need};
 pub use self::parking::Parking;

@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status};
 
 use super::entrance::Admitted;
 use super::headers;
+use super::listener::PeerAddress;
 use super::refusals::Refusals;
 use crate::issue::{self, Issuance, Issued};
 use crate::metrics::Metrics;
@@ -38,12 +39,16 @@ impl IstioCertificateService for CertificateService {
         let Some(admitted) = request.extensions().get::<Admitted>().cloned() else {
             return Err(Status::internal("the request did not come through the entrance"));
         };
+        let peer = request.extensions().get::<PeerAddress>().cloned();
         let asked = match admitted.is_read() {
             Ok(()) => self.issuance.issue(typed(request, admitted.id.clone(), admitted.deadline)).await,
             Err(overload) => Err(overload.into()),
         };
         match asked {
             Ok(issued) => {
+                if let Some(peer) = peer {
+                    peer.is_attested();
+                }
                 self.metrics.issued(admitted.began.elapsed(), issued.not_after);
                 log_issued(&admitted.id, &issued);
                 Ok(answer(issued))

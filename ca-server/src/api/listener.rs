@@ -23,7 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
-use super::admission::{Crowd, Overload, Place};
+use super::admission::{Crowd, Overload, Place, SentAway};
 use crate::attestation::client_certificate::Presented;
 use crate::config::Limits;
 use crate::metrics::Metrics;
@@ -39,10 +39,21 @@ const PREFACE: usize = 24;
 const MAX_PRESENTED: usize = 4;
 const MAX_PRESENTED_BYTES: usize = 16 * 1024;
 
+/// Of the handshakes that are not finished, those of one address.
+const HANDSHAKES_OF_ONE: usize = 4;
+
 /// Where a connection comes from, and the certificates that it presented, the leaf first, if they are few and
 /// small enough to be ours; tonic hands it to every call.
 #[derive(Debug, Clone)]
-pub struct PeerAddress(pub SocketAddr, pub Option<Presented>);
+pub struct PeerAddress(pub SocketAddr, pub Option<Presented>, Arc<Place>);
+
+impl PeerAddress {
+    /// Somebody on this connection was attested: it makes room for nobody any more.
+    pub fn is_attested(&self) {
+        // Where its place was given away just before, it ends by itself.
+        let _ = self.2.settle();
+    }
+}
 
 /// An accepted connection with its place.
 pub struct Connection {
@@ -51,7 +62,8 @@ pub struct Connection {
     unread: usize,
     stream: TlsStream<TcpStream>,
     address: SocketAddr,
-    _place: Place,
+    place: Arc<Place>,
+    sent_away: SentAway,
 }
 
 /// TLS 1.2 and 1.3 on ring with the certificate that `certificate` has at the time.
@@ -69,7 +81,8 @@ pub fn tls_config(certificate: Arc<dyn ResolvesServerCert>) -> Result<ServerConf
 }
 
 /// Accepts until the receiver is dropped. Whoever connects and does not finish its handshake, and say the first
-/// words of HTTP/2, stands in a crowd: it makes room for the next, and nobody waits for it.
+/// words of HTTP/2, stands in a crowd: it makes room for the next, and nobody waits for it. So does a connection
+/// on which nobody was attested yet, where there are as many as there may be.
 pub async fn accept_forever(
     listener: TcpListener,
     config: ServerConfig,
@@ -79,7 +92,7 @@ pub async fn accept_forever(
 ) {
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let places = Crowd::new(limits.connections, limits.connections_per_address);
-    let handshakes = Crowd::new(limits.handshakes, limits.handshakes);
+    let handshakes = Crowd::new(limits.handshakes, limits.handshakes.div_ceil(HANDSHAKES_OF_ONE));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -93,15 +106,18 @@ pub async fn accept_forever(
                 continue;
             }
         };
-        let place = match places.settle(address.ip()) {
-            Ok(place) => place,
+        // Others wait in the kernel's queue meanwhile; for a handshake a moment at the most.
+        let entered = match places.enter(address.ip()) {
+            Ok(place) => handshakes.wait(address.ip()).await.map(|handshake| (place, handshake)),
+            Err(overload) => Err(overload),
+        };
+        let ((place, displaced), (handshake, sent_away)) = match entered {
+            Ok(entered) => entered,
             Err(overload) => {
                 metrics.connection_refused(overload.reason());
                 continue;
             }
         };
-        // Others wait in the kernel's queue meanwhile.
-        let (handshake, sent_away) = handshakes.wait(address.ip()).await;
         let (acceptor, connections, metrics) = (acceptor.clone(), connections.clone(), metrics.clone());
         tokio::spawn(async move {
             let handshaken = tokio::select! {
@@ -114,7 +130,8 @@ pub async fn accept_forever(
             drop(handshake);
             match handshaken {
                 Ok((stream, first)) => {
-                    let connection = Connection { first, unread: PREFACE, stream, address, _place: place };
+                    let (place, sent_away) = (Arc::new(place), displaced);
+                    let connection = Connection { first, unread: PREFACE, stream, address, place, sent_away };
                     // The receiver is gone when the server ends.
                     let _ = connections.send(Ok(connection)).await;
                 }
@@ -156,7 +173,7 @@ impl Connected for Connection {
             all.len() <= MAX_PRESENTED
                 && all.iter().map(|one| one.len()).sum::<usize>() <= MAX_PRESENTED_BYTES
         });
-        PeerAddress(self.address, presented.map(Presented::from))
+        PeerAddress(self.address, presented.map(Presented::from), self.place.clone())
     }
 }
 
@@ -166,6 +183,9 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if Pin::new(&mut self.sent_away).poll(context).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
         if self.unread > 0 {
             let from = PREFACE - self.unread;
             let part = self.unread.min(buffer.remaining());

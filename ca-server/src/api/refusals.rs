@@ -81,6 +81,13 @@ impl Refusals {
                     self.parking.hold(deadline).await;
                 }
             }
+            IssueError::Attestation(error) if error.unavailable().is_some() => {
+                // Our trouble, and cheap to meet for whoever makes key ids up.
+                if let Some(others) = self.is_due(outside.reason) {
+                    let (reason, cause) = (outside.reason.code(), with_causes(error));
+                    tracing::warn!(request_id, reason, %address, cause, others, "certificates refused");
+                }
+            }
             other => {
                 self.charge(address, other);
                 let (reason, cause) = (outside.reason.code(), with_causes(other));

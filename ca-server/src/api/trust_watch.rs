@@ -23,7 +23,6 @@ use super::listener::PeerAddress;
 use super::refusals::Refusals;
 use super::status;
 use crate::attestation::Caller;
-use crate::clock::Clock;
 use crate::issue::Issuance;
 use crate::metrics::Metrics;
 use crate::reason::Reason;
@@ -67,9 +66,9 @@ impl TrustDistribution for TrustService {
     ) -> Result<Response<Self::WatchStream>, Status> {
         let id = self.ids.next();
         let evidence = headers::evidence_of(&request);
-        let address = request.extensions().get::<PeerAddress>().map(|peer| peer.0.ip());
+        let peer = request.extensions().get::<PeerAddress>().cloned();
         // Every connection of the issuing port has an address.
-        let address = address.unwrap_or(IpAddr::from([0, 0, 0, 0]));
+        let address = peer.as_ref().map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0.ip());
         let refuse = |outside: status::Outside, cause: String| {
             self.metrics.watch_refused(outside.reason);
             tracing::warn!(request_id = id, reason = outside.reason.code(), cause, "trust watch refused");
@@ -90,6 +89,9 @@ impl TrustDistribution for TrustService {
             }
         };
         let place = self.places.settle(address).map_err(no_room)?;
+        if let Some(peer) = peer {
+            peer.is_attested();
+        }
         let lifetime = caller.expires.duration_since(now).unwrap_or_default().min(LONGEST);
         let identity = caller.identity.as_str();
         tracing::info!(request_id = id, reason = "WATCHING", identity, "trust watch begins");
@@ -100,7 +102,7 @@ impl TrustDistribution for TrustService {
             caller,
             trust: self.publisher.subscribe(),
             consumers: self.consumers.clone(),
-            clock: self.issuance.clock.clone(),
+            issuance: self.issuance.clone(),
             metrics: self.metrics.clone(),
             request_id: id,
             answers,
@@ -122,7 +124,7 @@ struct Watch {
     caller: Caller,
     trust: watch::Receiver<Arc<Trust>>,
     consumers: Consumers,
-    clock: Arc<Clock>,
+    issuance: Arc<Issuance>,
     metrics: Arc<Metrics>,
     request_id: String,
     answers: mpsc::Sender<Result<proto::WatchResponse, Status>>,
@@ -145,6 +147,10 @@ impl Watch {
                 }
                 request = next_after(listens, &mut requests), if talks => match request {
                     Ok(Some(request)) => {
+                        // What a blocked consumer says that it holds is not to be counted on.
+                        if self.issuance.blocks.check(&self.caller).is_err() {
+                            return;
+                        }
                         if let Some(acknowledgement) = request.acknowledgement {
                             self.acknowledge(acknowledgement).await;
                         }
@@ -162,7 +168,7 @@ impl Watch {
     async fn acknowledge(&self, acknowledgement: proto::Acknowledgement) {
         let (consumers, caller) = (self.consumers.clone(), self.caller.clone());
         let (epoch, sequence) = (acknowledgement.epoch, acknowledgement.sequence);
-        let now = self.clock.reckoned();
+        let now = self.issuance.clock.reckoned();
         let kept =
             tokio::task::spawn_blocking(move || consumers.record(&caller, &acknowledgement, now)).await;
         let (request_id, identity) = (&self.request_id, self.caller.identity.as_str());

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwapOption;
 use signet_certs::digest::sha256;
 use signet_service::logging::with_causes;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
@@ -31,6 +31,8 @@ const URL_INTERVAL: Duration = Duration::from_secs(300);
 const PAUSE: Duration = Duration::from_secs(10);
 /// How long a request waits for a load; its caller has a deadline of its own.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Requests that wait for one: anybody can make key ids up, and each that waits holds a place.
+const WAITING: usize = 1024;
 /// Largest key set, in bytes.
 pub(super) const MAX_BYTES: usize = 1024 * 1024;
 
@@ -85,6 +87,7 @@ pub(super) struct Keys {
     source: Source,
     current: ArcSwapOption<KeySet>,
     progress: Mutex<Progress>,
+    waiting: Semaphore,
 }
 
 #[derive(Debug, Clone)]
@@ -121,6 +124,7 @@ impl Keys {
             source,
             current: ArcSwapOption::empty(),
             progress: Mutex::default(),
+            waiting: Semaphore::new(WAITING),
         };
         if let Source::File(path) = &keys.source {
             keys.accept(&read_file(path)?)?;
@@ -136,9 +140,10 @@ impl Keys {
         if let Some(set) = self.current.load_full().filter(has) {
             return Ok(set);
         }
-        let late = match self.demand() {
-            Some(running) => timeout(PATIENCE, ended(running)).await.is_err(),
-            None => false,
+        let late = match (self.demand(), self.waiting.try_acquire()) {
+            (Some(running), Ok(_waits)) => timeout(PATIENCE, ended(running)).await.is_err(),
+            (Some(_), Err(_)) => true,
+            (None, _) => false,
         };
         let current = self.current.load_full();
         if let Some(set) = current.clone().filter(has) {

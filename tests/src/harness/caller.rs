@@ -109,9 +109,18 @@ impl Caller {
 
     /// Connects from another address of this machine than usual.
     pub async fn from(site: &Site, ca: &Ca, address: [u8; 4]) -> Self {
-        let endpoint = Endpoint::from_shared(format!("https://{}", ca.listen)).unwrap();
-        let endpoint = endpoint.tls_config(site.tls()).unwrap().local_address(Some(address.into()));
-        Self { channel: endpoint.connect().await.unwrap() }
+        Self::try_from_address(site, ca, address).await.unwrap()
+    }
+
+    /// The same, where the CA may refuse the connection.
+    pub async fn try_from_address(
+        site: &Site,
+        ca: &Ca,
+        address: [u8; 4],
+    ) -> Result<Self, tonic::transport::Error> {
+        let endpoint = Endpoint::from_shared(format!("https://{}", ca.listen))?;
+        let endpoint = endpoint.tls_config(site.tls())?.local_address(Some(address.into()));
+        Ok(Self { channel: endpoint.connect().await? })
     }
 
     /// Connects as told.

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use signet_tests::harness::ca::Ca;
 use signet_tests::harness::caller::{Answer, Ask, Caller, reason};
-use signet_tests::harness::eventually;
 use signet_tests::harness::http::{get, metric};
 use signet_tests::harness::site::{ISSUER, Site, token_issuer};
+use signet_tests::harness::{PATIENCE, eventually};
 use signet_tests::token_issuer::{Algorithm, Object, Subject, TokenIssuer};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -45,14 +45,56 @@ fn connections_refused(ca: &Ca, reason: &str) -> f64 {
 async fn silent_connections_make_room_for_whoever_comes_next() {
     let site = Site::default();
     let ca = site.ca(&[("handshakes", "4"), ("handshake-timeout", "60s")]).await;
-    let silent: Vec<_> = (0..12).map(|_| TcpStream::connect(ca.listen).unwrap()).collect();
-    let (began, caller) = (Instant::now(), Caller::to(&site, &ca).await);
+    // One for each address; the fifth address has the place of the first.
+    let mut silent = Vec::new();
+    for last in 1..=8 {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, last], 0).into()).unwrap();
+        silent.push(socket.connect(ca.listen).await.unwrap());
+    }
+    let (began, caller) = (Instant::now(), Caller::from(&site, &ca, [127, 0, 0, 9]).await);
     caller.ask(site.ask()).await.unwrap();
     assert!(began.elapsed() < Duration::from_secs(10), "long before any of them was given up");
-    assert!(connections_refused(&ca, "OVERLOAD_SLOW") >= 9.0);
-    // The oldest were told by the end of their connection.
-    silent[0].set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    assert_eq!((&silent[0]).read(&mut [0]).unwrap_or(0), 0);
+    assert!(connections_refused(&ca, "OVERLOAD_SLOW") >= 5.0);
+    // The oldest are told by the end of their connection.
+    use tokio::io::AsyncReadExt;
+    assert_eq!(silent[0].read(&mut [0]).await.unwrap_or(0), 0);
+}
+
+#[tokio::test]
+async fn connections_on_which_nobody_was_attested_make_room_when_there_are_too_many() {
+    let site = Site::default();
+    let ca = site.ca(&[("connections", "4"), ("connections-per-address", "4")]).await;
+    let used = Caller::to(&site, &ca).await;
+    used.ask(site.ask()).await.unwrap();
+    let mut idle = Vec::new();
+    for last in 2..=4 {
+        idle.push(Caller::from(&site, &ca, [127, 0, 0, last]).await);
+    }
+    // Not in the first moment, in which a request may be on its way.
+    tokio::time::timeout(PATIENCE, async {
+        loop {
+            let endpoint = Caller::try_from_address(&site, &ca, [127, 0, 0, 9]).await;
+            match endpoint {
+                Ok(newcomer) if newcomer.ask(site.ask()).await.is_ok() => break,
+                _ => tokio::task::yield_now().await,
+            }
+        }
+    })
+    .await
+    .expect("a newcomer never got in");
+    used.ask(site.ask()).await.unwrap();
+}
+
+#[tokio::test]
+async fn health_is_not_watched_on_the_issuing_port_where_anybody_could() {
+    let site = Site::default();
+    let ca = site.ca(&[]).await;
+    let mut health =
+        tonic_health::pb::health_client::HealthClient::new(Caller::to(&site, &ca).await.channel());
+    let ask = || tonic_health::pb::HealthCheckRequest { service: String::new() };
+    assert_eq!(health.watch(ask()).await.unwrap_err().code(), Code::Unimplemented);
+    health.check(ask()).await.unwrap();
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::Overload;
@@ -43,6 +43,8 @@ pub struct Crowd {
     most: usize,
     of_one: usize,
     state: Mutex<State>,
+    /// Told when a place is given back.
+    freed: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -76,7 +78,7 @@ pub struct SentAway(Option<oneshot::Receiver<()>>);
 impl Crowd {
     /// At most `most` places, and `of_one` for one address.
     pub fn new(most: usize, of_one: usize) -> Arc<Self> {
-        Arc::new(Self { most, of_one, state: Mutex::default() })
+        Arc::new(Self { most, of_one, state: Mutex::default(), freed: Notify::new() })
     }
 
     /// Takes a place; until it is [`Place::settle`]d, it may be sent away.
@@ -104,14 +106,19 @@ impl Crowd {
         Ok((place, SentAway(Some(receiver))))
     }
 
-    /// Takes a place as soon as there is one: where nobody settles, that is after a moment at the most.
-    pub async fn wait(self: &Arc<Self>, address: IpAddr) -> (Place, SentAway) {
+    /// Takes a place as soon as there is one: where nobody settles, that is after a moment at the most. An address
+    /// that has as many as it may is not waited for.
+    pub async fn wait(self: &Arc<Self>, address: IpAddr) -> Result<(Place, SentAway), Overload> {
         loop {
-            if let Ok(entered) = self.enter(address) {
-                return entered;
+            match self.enter(address) {
+                Err(Overload::Server) => {}
+                entered => return entered,
             }
             let next = self.lock().next();
-            tokio::time::sleep_until(next).await;
+            tokio::select! {
+                () = self.freed.notified() => {}
+                () = tokio::time::sleep_until(next) => {}
+            }
         }
     }
 
@@ -203,6 +210,8 @@ impl Drop for Place {
         // Whoever was sent away has left already.
         if idle || *self.settled.get_mut() {
             state.leave(self.source);
+            drop(state);
+            self.crowd.freed.notify_one();
         }
     }
 }
@@ -280,8 +289,20 @@ mod tests {
     async fn whoever_waits_for_a_place_has_it_when_somebody_has_stood_there_long_enough() {
         let (crowd, began) = (Crowd::new(1, 1), Instant::now());
         let mut silent = crowd.enter(address(1)).unwrap();
-        let _place = crowd.wait(address(2)).await;
+        let place = crowd.wait(address(2)).await.unwrap();
         assert_eq!((began.elapsed(), is_sent_away(&mut silent)), (PATIENCE, true));
+        let mut next = std::pin::pin!(crowd.wait(address(3)));
+        assert!(futures::poll!(&mut next).is_pending());
+        drop(place);
+        next.await.unwrap();
+        assert_eq!(began.elapsed(), PATIENCE, "a place that is given back is taken at once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_the_place_of_an_address_that_has_enough() {
+        let crowd = Crowd::new(4, 1);
+        let _first = crowd.enter(address(1)).unwrap();
+        assert_eq!(crowd.wait(address(1)).await.unwrap_err(), Overload::Address);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,9 +1,10 @@
 //! In which order those who wait get their turn; without clocks, locks or tasks.
 //!
 //! Three turns of four go by need: whose certificate ends, the soonest first; then who has none; then whoever
-//! renews early. The fourth goes by fairness, to those of the latter two whose namespace, node and own
-//! requests had least, so that need starves nobody. A caller has one need at a time: what it asks for beside
-//! that is early. Where there is no more room, those go who have had most.
+//! renews early. The fourth goes by fairness, to those whose namespace, node and own requests had least, so that
+//! need starves nobody: lifetimes are the caller's choice, and whoever asks for short ones always needs another.
+//! A caller has one need at a time: what it asks for beside that is early. Where there is no more room, those go
+//! who have had most.
 //!
 //! Fairness is start-time fair queueing: a request is stamped with the time, counted in requests, at which its
 //! turn would come if all groups had the same share; of the groups that it belongs to, the busiest decides.
@@ -73,9 +74,12 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Those whose certificate ends come by that time only.
     fn is_ending(self) -> bool {
         matches!(self.need, Need::Ending(_))
+    }
+
+    fn by_fairness(self) -> (u64, u64) {
+        (self.stamp, self.number)
     }
 }
 
@@ -84,8 +88,9 @@ impl Place {
 pub(super) struct Order<T> {
     hasher: RandomState,
     by_need: BTreeMap<Place, (Groups, T)>,
-    /// Where those stand that take part in fairness, by stamp and number.
-    by_fairness: BTreeMap<(u64, u64), Place>,
+    /// Where they stand by stamp and number: those whose certificate ends, and the others.
+    ending: BTreeMap<(u64, u64), Place>,
+    others: BTreeMap<(u64, u64), Place>,
     /// What each group's next stamp is at the least; forgotten when nobody waits.
     stamps: HashMap<u64, u64>,
     /// The stamp of a group that has asked for nothing.
@@ -100,9 +105,9 @@ pub(super) struct Order<T> {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Entered<T> {
     /// It waits.
-    Waits(Place),
+    Waits,
     /// It waits, and this had to go.
-    InPlaceOf(Place, T),
+    InPlaceOf(T),
     /// All that wait come before it.
     Refused,
 }
@@ -112,7 +117,8 @@ impl<T> Default for Order<T> {
         Self {
             hasher: RandomState::new(),
             by_need: BTreeMap::new(),
-            by_fairness: BTreeMap::new(),
+            ending: BTreeMap::new(),
+            others: BTreeMap::new(),
             stamps: HashMap::new(),
             now: 0,
             callers: HashMap::new(),
@@ -136,11 +142,16 @@ impl<T> Order<T> {
         }
     }
 
-    /// Begins to wait, where there is room for so many; at most one other has to go for it.
-    pub(super) fn enter(&mut self, groups: Groups, need: Need, room: usize, item: T) -> Entered<T> {
+    /// Where a newcomer would stand.
+    pub(super) fn place(&self, groups: Groups, need: Need) -> Place {
         let need = if self.callers.contains_key(&groups.caller) { Need::Early } else { need };
         let stamp = groups.all().map(|group| self.stamp(group)).max().unwrap_or(self.now);
-        let place = Place { need, stamp, number: self.numbers };
+        Place { need, stamp, number: self.numbers }
+    }
+
+    /// Begins to wait at the place that was just found, where there is room for so many; at most one other has
+    /// to go for it.
+    pub(super) fn enter(&mut self, place: Place, groups: Groups, room: usize, item: T) -> Entered<T> {
         let gone = match self.len() < room {
             true => None,
             false => match self.worse_than(place, room).and_then(|worse| self.remove(worse)) {
@@ -153,23 +164,23 @@ impl<T> Order<T> {
             *self.stamps.entry(group).or_default() = self.stamp(group) + 1;
         }
         self.come(groups.caller);
-        if !place.is_ending() {
-            self.by_fairness.insert((stamp, place.number), place);
-        }
+        self.fair(place).insert(place.by_fairness(), place);
         self.by_need.insert(place, (groups, item));
         match gone {
-            None => Entered::Waits(place),
-            Some(gone) => Entered::InPlaceOf(place, gone),
+            None => Entered::Waits,
+            Some(gone) => Entered::InPlaceOf(gone),
         }
     }
+
     /// Whose turn is next.
     pub(super) fn next(&mut self) -> Option<(Groups, T)> {
         self.turns += 1;
-        let fairest = self.by_fairness.first_key_value().map(|((stamp, _), place)| (*stamp, *place));
-        self.now = fairest.map_or(self.now, |(stamp, _)| self.now.max(stamp));
-        let by_fairness = fairest.map(|(_, place)| place).filter(|_| self.turns.is_multiple_of(FAIR));
+        let firsts = [&self.ending, &self.others].map(|fair| fair.first_key_value());
+        let fairest = firsts.into_iter().flatten().min().map(|(_, place)| *place);
+        self.now = fairest.map_or(self.now, |place| self.now.max(place.stamp));
+        let by_fairness = fairest.filter(|_| self.turns.is_multiple_of(FAIR));
         let place = by_fairness.or_else(|| self.by_need.first_key_value().map(|(place, _)| *place))?;
-        self.by_fairness.remove(&(place.stamp, place.number));
+        self.fair(place).remove(&place.by_fairness());
         let next = self.by_need.remove(&place);
         self.tidy();
         next
@@ -178,7 +189,7 @@ impl<T> Order<T> {
     /// It waits no longer, and had no turn.
     pub(super) fn remove(&mut self, place: Place) -> Option<T> {
         let (groups, item) = self.by_need.remove(&place)?;
-        self.by_fairness.remove(&(place.stamp, place.number));
+        self.fair(place).remove(&place.by_fairness());
         for group in groups.all() {
             if let Some(stamp) = self.stamps.get_mut(&group) {
                 *stamp = stamp.saturating_sub(1);
@@ -192,10 +203,8 @@ impl<T> Order<T> {
     /// How many turns go before its own, at the most, if nobody else comes.
     pub(super) fn ahead(&self, place: Place) -> usize {
         let by_need = self.by_need.range(..place).count();
-        if place.is_ending() {
-            return by_need + by_need.div_ceil(FAIR - 1);
-        }
-        let fairer = self.by_fairness.range(..(place.stamp, place.number)).count();
+        let fairer = [&self.ending, &self.others].map(|fair| fair.range(..place.by_fairness()).count());
+        let fairer: usize = fairer.into_iter().sum();
         (by_need + by_need.div_ceil(FAIR - 1)).min((fairer + 1) * FAIR)
     }
 
@@ -218,19 +227,22 @@ impl<T> Order<T> {
         self.stamps.get(&group).map_or(self.now, |stamp| self.now.max(*stamp))
     }
 
-    /// Who has to go for a newcomer, if somebody has.
+    fn fair(&mut self, place: Place) -> &mut BTreeMap<(u64, u64), Place> {
+        if place.is_ending() { &mut self.ending } else { &mut self.others }
+    }
+
+    /// Who has to go for a newcomer, if somebody has: of its kind the one that had most, if that had more, or
+    /// comes later by need. Those whose certificate ends take of the others' room, but not all of it.
     fn worse_than(&self, newcomer: Place, room: usize) -> Option<Place> {
+        let last = |fair: &BTreeMap<(u64, u64), Place>| fair.last_key_value().map(|(_, place)| *place);
         if !newcomer.is_ending() {
-            let most = self.by_fairness.last_key_value();
-            return most.filter(|((stamp, _), _)| *stamp > newcomer.stamp).map(|(_, place)| *place);
+            return last(&self.others).filter(|most| most.stamp > newcomer.stamp);
         }
-        let ending = self.len() - self.by_fairness.len();
-        if ending < room - room / FAIR && !self.by_fairness.is_empty() {
+        if self.ending.len() < room - room / FAIR && !self.others.is_empty() {
             // Early ones before those that have none, and of them who had most.
             return self.by_need.last_key_value().map(|(place, _)| *place);
         }
-        let first = Place { need: Need::First, stamp: 0, number: 0 };
-        self.by_need.range(newcomer..first).next_back().map(|(place, _)| *place)
+        last(&self.ending).filter(|most| most.stamp > newcomer.stamp || *most > newcomer)
     }
 
     /// Forgets stamps that say nothing.
@@ -267,11 +279,12 @@ mod tests {
 
         fn ask(&mut self, caller: &str, namespace: &str, need: Need, room: usize) -> Entered<String> {
             let groups = self.0.groups(&asker(caller, namespace));
-            self.0.enter(groups, need, room, caller.to_owned())
+            let place = self.0.place(groups, need);
+            self.0.enter(place, groups, room, caller.to_owned())
         }
 
         fn wait(&mut self, caller: &str, namespace: &str, need: Need) {
-            assert!(matches!(self.ask(caller, namespace, need, 1000), Entered::Waits(_)));
+            assert_eq!(self.ask(caller, namespace, need, 1000), Entered::Waits);
         }
 
         fn all(mut self) -> Vec<String> {
@@ -325,10 +338,10 @@ mod tests {
         for number in 0..50 {
             let (caller, namespace) = (format!("busy-{number}"), format!("namespace-{number}"));
             let groups = order.groups(&Asker { node: Some("busy"), ..asker(&caller, &namespace) });
-            order.enter(groups, Need::First, 1000, caller);
+            order.enter(order.place(groups, Need::First), groups, 1000, caller);
         }
         let groups = order.groups(&Asker { node: Some("quiet"), ..asker("quiet", "x") });
-        order.enter(groups, Need::First, 1000, "quiet".to_owned());
+        order.enter(order.place(groups, Need::First), groups, 1000, "quiet".to_owned());
         assert_eq!(Queue(order).all().iter().position(|caller| caller == "quiet"), Some(1));
     }
 
@@ -355,22 +368,20 @@ mod tests {
         queue.0.leave(groups.caller);
         queue.wait("c", "a", Need::Ending(at(5)));
         queue.wait("a", "a", Need::Ending(at(1)));
-        assert_eq!(queue.0.next().unwrap().1, "a");
+        let (_, (_, first)) = queue.0.by_need.first_key_value().unwrap();
+        assert_eq!(first, "a");
     }
 
     #[test]
     fn where_there_is_no_room_those_go_who_had_most() {
         let mut queue = Queue::new();
         for number in 0..8 {
-            assert!(matches!(
-                queue.ask(&format!("busy-{number}"), "busy", Need::First, 8),
-                Entered::Waits(_)
-            ));
+            assert_eq!(queue.ask(&format!("busy-{number}"), "busy", Need::First, 8), Entered::Waits);
         }
         assert_eq!(queue.ask("busy-8", "busy", Need::First, 8), Entered::Refused);
-        let Entered::InPlaceOf(_, gone) = queue.ask("quiet", "quiet", Need::Early, 8) else { panic!() };
+        let Entered::InPlaceOf(gone) = queue.ask("quiet", "quiet", Need::Early, 8) else { panic!() };
         assert_eq!(gone, "busy-7");
-        let Entered::InPlaceOf(_, gone) = queue.ask("ends", "busy", Need::Ending(at(1)), 8) else { panic!() };
+        let Entered::InPlaceOf(gone) = queue.ask("ends", "busy", Need::Ending(at(1)), 8) else { panic!() };
         assert_eq!(gone, "quiet", "early ones go first for whoever has a certificate that ends");
     }
 
@@ -385,11 +396,38 @@ mod tests {
             assert!(matches!(entered, Entered::InPlaceOf(..)), "{number}");
         }
         assert_eq!(queue.ask("ends-last", "b", Need::Ending(at(30)), 8), Entered::Refused);
-        let Entered::InPlaceOf(_, gone) = queue.ask("ends-first", "b", Need::Ending(at(1)), 8) else {
-            panic!()
-        };
+        let Entered::InPlaceOf(gone) = queue.ask("ends-first", "b", Need::Ending(at(1)), 8) else { panic!() };
         assert_eq!(gone, "ends-5");
-        assert_eq!(queue.0.by_fairness.len(), 2);
+        assert_eq!(queue.0.others.len(), 2);
+    }
+
+    #[test]
+    fn short_certificates_of_one_namespace_do_not_keep_another_s_from_being_renewed() {
+        let mut queue = Queue::new();
+        for number in 0..100 {
+            queue.wait(&format!("short-{number}"), "busy", Need::Ending(at(number)));
+        }
+        queue.wait("quiet", "quiet", Need::Ending(at(10_000)));
+        for turn in 0..8 {
+            let (groups, caller) = queue.0.next().unwrap();
+            if caller == "quiet" {
+                return;
+            }
+            queue.0.leave(groups.caller);
+            queue.wait(&format!("again-{turn}"), "busy", Need::Ending(at(turn)));
+        }
+        panic!("it was not served");
+    }
+
+    #[test]
+    fn whoever_has_had_most_goes_also_for_one_whose_certificate_ends_later() {
+        let mut queue = Queue::new();
+        for number in 0..8 {
+            queue.wait(&format!("short-{number}"), "busy", Need::Ending(at(number)));
+        }
+        let entered = queue.ask("quiet", "quiet", Need::Ending(at(10_000)), 8);
+        assert_eq!(entered, Entered::InPlaceOf("short-7".to_owned()));
+        assert_eq!(queue.ask("late", "busy", Need::Ending(at(20_000)), 8), Entered::Refused);
     }
 
     #[test]
@@ -398,10 +436,9 @@ mod tests {
         queue.wait("x", "x", Need::First);
         let mut places = Vec::new();
         for number in 0..20 {
-            match queue.ask(&format!("a-{number}"), "a", Need::First, 1000) {
-                Entered::Waits(place) => places.push(place),
-                other => panic!("{other:?}"),
-            }
+            let groups = queue.0.groups(&asker(&format!("a-{number}"), "a"));
+            places.push(queue.0.place(groups, Need::First));
+            queue.wait(&format!("a-{number}"), "a", Need::First);
         }
         for place in places {
             queue.0.remove(place).unwrap();
@@ -421,9 +458,11 @@ mod tests {
             let (mut waiting, mut answered) = (0, 0);
             for (caller, namespace, need, ends) in requests {
                 let need = [Need::Ending(at(ends)), Need::First, Need::Early][usize::from(need)];
-                match queue.ask(&format!("{caller}"), &format!("{namespace}"), need, 20) {
-                    Entered::Waits(place) => (waiting, last) = (waiting + 1, Some(place)),
-                    Entered::InPlaceOf(place, _) => (answered, last) = (answered + 1, Some(place)),
+                let (caller, namespace) = (format!("{caller}"), format!("{namespace}"));
+                let place = queue.0.place(queue.0.groups(&asker(&caller, &namespace)), need);
+                match queue.ask(&caller, &namespace, need, 20) {
+                    Entered::Waits => (waiting, last) = (waiting + 1, Some(place)),
+                    Entered::InPlaceOf(_) => (answered, last) = (answered + 1, Some(place)),
                     Entered::Refused => {}
                 }
             }

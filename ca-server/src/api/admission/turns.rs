@@ -24,6 +24,8 @@ pub const MOST: usize = 16;
 const BACKLOG: Duration = Duration::from_secs(1);
 /// As many may wait, however slow the key.
 const SHORTEST: usize = 64;
+/// No job counts as longer: the process may have been stopped in the middle of one.
+const LONGEST: Duration = Duration::from_millis(250);
 /// How long a job is taken to be before the first one is measured.
 const UNKNOWN: Duration = Duration::from_micros(200);
 
@@ -139,7 +141,7 @@ impl Shared {
     }
 
     fn measured(&self, job: Duration) {
-        let job = job.as_nanos() as u64;
+        let job = job.min(LONGEST).as_nanos() as u64;
         // A lost update between two threads costs one measurement.
         let mean = self.mean.load(Ordering::Relaxed);
         self.mean.store((mean * 15 + job) / 16, Ordering::Relaxed);
@@ -176,23 +178,22 @@ impl Shared {
         let (answer, receiver) = oneshot::channel();
         let mut state = self.lock();
         let groups = state.order.groups(asker);
-        let (place, gone) = match state.order.enter(groups, need, self.room(), Waiter { deadline, answer }) {
+        let place = state.order.place(groups, need);
+        // Counting is only worth it where the whole queue takes longer than there is time. Whoever is too late
+        // has to be refused before anybody goes for it.
+        let in_time = self.jobs_in(deadline.saturating_duration_since(Instant::now()));
+        if state.order.len() >= in_time && state.order.ahead(place) + state.turns + 1 > in_time {
+            return Err(Overload::Deadline);
+        }
+        let gone = match state.order.enter(place, groups, self.room(), Waiter { deadline, answer }) {
             Entered::Refused => return Err(Overload::Queue),
-            Entered::Waits(place) => (place, None),
-            Entered::InPlaceOf(place, gone) => (place, Some(gone)),
+            Entered::Waits => None,
+            Entered::InPlaceOf(gone) => Some(gone),
         };
-        // Counting is only worth it where the whole queue takes longer than there is time.
-        let left = deadline.saturating_duration_since(Instant::now());
-        let late = state.order.len() > self.jobs_in(left)
-            && (state.order.ahead(place) + state.turns + 1) > self.jobs_in(left);
-        let late = late.then(|| state.order.remove(place));
         drop(state);
         if let Some(gone) = gone {
             // It may have gone by itself.
             let _ = gone.answer.send(Err(Overload::Queue));
-        }
-        if late.is_some() {
-            return Err(Overload::Deadline);
         }
         Ok(Waiting { shared: self.clone(), place, answer: receiver })
     }
@@ -313,6 +314,28 @@ mod tests {
         taken.clear();
         assert_eq!(turns.shared.lock().turns, 0);
         assert_eq!(take(&turns, "next", SECOND).now_or_never().map(|turn| turn.is_ok()), Some(true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_is_too_late_takes_nobody_s_place() {
+        let (turns, _taken) = busy(JOB, 1).await;
+        let mut waits = Box::pin(take(&turns, "waits", SECOND));
+        assert!(futures::poll!(&mut waits).is_pending());
+        let (asker, ends) = (asker("hurries"), std::time::SystemTime::UNIX_EPOCH);
+        let hurries = turns.take(&asker, || Need::Ending(ends), Instant::now() + Duration::from_nanos(1));
+        assert_eq!(hurries.await.unwrap_err(), Overload::Deadline);
+        assert!(futures::poll!(&mut waits).is_pending(), "it is still there");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_was_stopped_in_the_middle_of_a_job_does_not_refuse_everybody_after_it() {
+        let (turns, mut taken) = busy(JOB, 100).await;
+        taken[0].begin();
+        tokio::time::advance(SECOND * 3600).await;
+        taken.remove(0);
+        assert!(turns.shared.mean() < Duration::from_millis(20), "{:?}", turns.shared.mean());
+        let next = take(&turns, "next", SECOND).now_or_never();
+        assert!(next.is_none_or(|turn| turn.is_ok()), "it waits or is served, and is not refused");
     }
 
     #[tokio::test(start_paused = true)]

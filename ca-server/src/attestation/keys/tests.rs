@@ -175,6 +175,18 @@ async fn nobody_waits_long_for_a_silent_server() {
 }
 
 #[tokio::test]
+async fn made_up_key_ids_keep_a_bounded_number_of_requests_waiting() {
+    let server = KeyServer::start(None).await;
+    let keys = at_url(&server);
+    let mut waiting: Vec<_> = (0..WAITING).map(|_| Box::pin(keys.knows("made-up"))).collect();
+    for one in &mut waiting {
+        assert!(futures::poll!(one).is_pending());
+    }
+    let refused = futures::FutureExt::now_or_never(keys.knows("one-more"));
+    assert!(refused.is_some_and(|answer| answer.is_err()), "it waits as well");
+}
+
+#[tokio::test]
 async fn the_loop_loads_at_once_and_goes_on_by_itself() {
     let server = KeyServer::start(None).await;
     server.serve_keys(&[Signer::p256().jwk("k")]);
