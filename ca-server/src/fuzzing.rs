@@ -9,7 +9,8 @@ use tokio::time::Instant;
 
 pub use crate::attestation::fuzzing::{Attestor, Jwks};
 use crate::config::{self, Config};
-use crate::issuance_log::Record;
+use crate::data_folder::DataFolder;
+use crate::issuance_log::{OpenError, Record};
 use crate::issue;
 
 /// The configuration in the file `path`, as a server would read it with neither flags nor environment, but
@@ -26,6 +27,15 @@ pub fn configuration(path: &str) -> Result<Config, Faults> {
 /// What a message of CreateCertificate asks for; without evidence, since there are no headers.
 pub fn request(message: IstioCertificateRequest) -> issue::Request {
     crate::api::istio::typed(tonic::Request::new(message), "fuzzing-1".to_owned(), Instant::now())
+}
+
+/// Brings the log of a folder into order as [`IssuanceLog::open`](crate::issuance_log::IssuanceLog::open) does,
+/// without starting its threads; how many records it has then.
+///
+/// # Errors
+/// It is not in order.
+pub fn recovered(folder: &DataFolder) -> Result<u64, OpenError> {
+    crate::issuance_log::recovered_size(folder)
 }
 
 /// The bytes that a log would keep for this record.

@@ -309,6 +309,12 @@ impl Drop for IssuanceLog {
     }
 }
 
+/// For the fuzz targets, which have no time for threads.
+pub(crate) fn recovered_size(folder: &DataFolder) -> Result<u64, OpenError> {
+    let disk: Arc<dyn Disk> = Arc::new(LocalDisk);
+    Ok(recover::recover(folder, &disk)?.tree.size())
+}
+
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
     thread::Builder::new().name(name.to_owned()).spawn(run)
 }

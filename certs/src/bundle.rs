@@ -40,6 +40,17 @@ impl TrustBundle {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Bundles(BTreeMap<TrustDomain, TrustBundle>);
 
+impl FromIterator<(TrustDomain, TrustBundle)> for Bundles {
+    /// Bundles of one trust domain become one. However many there are, each is looked at once.
+    fn from_iter<I: IntoIterator<Item = (TrustDomain, TrustBundle)>>(bundles: I) -> Self {
+        let mut roots: BTreeMap<TrustDomain, Vec<Certificate>> = BTreeMap::new();
+        for (trust_domain, bundle) in bundles {
+            roots.entry(trust_domain).or_default().extend(bundle.roots);
+        }
+        Self(roots.into_iter().map(|(trust_domain, roots)| (trust_domain, TrustBundle::new(roots))).collect())
+    }
+}
+
 /// What one set of bundles has more and less than another, per trust domain.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Difference {
@@ -131,6 +142,16 @@ mod tests {
         assert_eq!(one, other);
         let digest = |bundle| Bundles::of(domain("td"), bundle).digest();
         assert_eq!(digest(one), digest(other));
+    }
+
+    #[test]
+    fn bundles_of_one_trust_domain_are_gathered() {
+        let (a, b) = (root("A").certificate, root("B").certificate);
+        let one = |root: &Certificate| TrustBundle::new(vec![root.clone()]);
+        let given = [(domain("here"), one(&a)), (domain("there"), one(&b)), (domain("here"), one(&b))];
+        let gathered: Bundles = given.clone().into_iter().collect();
+        let merged = given.into_iter().map(|(domain, bundle)| Bundles::of(domain, bundle));
+        assert_eq!(gathered, merged.fold(Bundles::default(), |all, one| all.merge(&one)));
     }
 
     #[test]

@@ -52,8 +52,9 @@ pub fn blocks(text: &[u8]) -> Result<Vec<Block>, PemError> {
         match &mut open {
             None => {
                 if let Some(label) = marker(line, "-----BEGIN ") {
-                    // As long as the text at most, so that no half-read key is left where it grew from.
-                    let body = Zeroizing::new(String::with_capacity(text.len()));
+                    // As long as the block, so that no half-read key is left where it grew from; and no longer,
+                    // since all of it is wiped.
+                    let body = Zeroizing::new(String::with_capacity(room(&lossy, line)));
                     open = Some(Open { line: number, label, body, encrypted: false });
                 }
             }
@@ -76,6 +77,13 @@ pub fn blocks(text: &[u8]) -> Result<Vec<Block>, PemError> {
         None if found.is_empty() && str::from_utf8(text).is_err() => Err(PemError::NotText),
         None => Ok(found),
     }
+}
+
+/// How much of the text stands between the line, which is a part of it, and the next dashes.
+fn room(text: &str, line: &str) -> usize {
+    let behind = line.as_ptr() as usize + line.len() - text.as_ptr() as usize;
+    let rest = &text[behind..];
+    rest.find("-----").unwrap_or(rest.len())
 }
 
 /// A block whose end is yet to come.
@@ -189,6 +197,13 @@ mod tests {
         assert_eq!(only(&format!("\n{one}\n  \n")).unwrap().der, [7; 100]);
         assert_eq!(only(&format!("{one}more")).err(), Some(PemError::Trailing(6)));
         assert_eq!(only(&format!("{one}{one}")).err(), Some(PemError::Trailing(6)));
+    }
+
+    #[test]
+    fn a_block_takes_the_room_of_a_block() {
+        let text = format!("x\n{}{}", encode("A", &[1; 30]), encode("B", &[2; 3]));
+        let room = |label: &str| room(&text, text.lines().find(|line| line.contains(label)).unwrap());
+        assert_eq!((room("BEGIN A"), room("BEGIN B"), room("END B")), (42, 6, 1));
     }
 
     #[test]

@@ -73,12 +73,9 @@ impl Trust {
         if watching && !newer {
             return None;
         }
-        let mut bundles = answer.bundles.clone();
-        for (trust_domain, bundle) in held.bundles.iter() {
-            if answer.bundles.get(trust_domain).is_none() {
-                bundles = bundles.merge(&Bundles::of(trust_domain.clone(), bundle.clone()));
-            }
-        }
+        let others = held.bundles.iter().filter(|(of, _)| answer.bundles.get(of).is_none());
+        let others = others.map(|(of, bundle)| (of.clone(), bundle.clone())).collect();
+        let bundles = answer.bundles.merge(&others);
         let after = Self { bundles, ..answer };
         (after != *held).then_some(after)
     }
@@ -90,12 +87,12 @@ impl Trust {
         first_contact: &str,
     ) -> Result<Self, TrustError> {
         let trust = message.trust.ok_or(TrustError::Empty)?;
-        let mut bundles = Bundles::default();
-        for bundle in trust.bundles {
+        let bundle = |bundle: proto::TrustBundle| -> Result<_, TrustError> {
             let trust_domain = TrustDomain::parse(&bundle.trust_domain)?;
             let roots = bundle.roots.into_iter().map(Certificate::from_der).collect::<Result<_, _>>()?;
-            bundles = bundles.merge(&Bundles::of(trust_domain, TrustBundle::new(roots)));
-        }
+            Ok((trust_domain, TrustBundle::new(roots)))
+        };
+        let bundles = trust.bundles.into_iter().map(bundle).collect::<Result<Bundles, _>>()?;
         if bundles.get(own).is_none_or(|bundle| bundle.roots().is_empty()) {
             return Err(TrustError::NoRoots(own.clone()));
         }
@@ -139,6 +136,20 @@ mod tests {
         let expected = [b.certificate.clone()];
         assert_eq!(after.bundles.get(&trust_domain()).unwrap().roots(), expected, "replaced, not merged");
         assert_eq!(after.bundles.get(&foreign()).unwrap().roots(), std::slice::from_ref(&c.certificate));
+    }
+
+    /// A message may be four MiB long. One after the other, this many took minutes.
+    #[test]
+    fn very_many_trust_domains_are_read_and_kept_at_once() {
+        let mut many = statement(&[&Authority::root("A")], 1, 1);
+        let bundle = |at| proto::TrustBundle { trust_domain: format!("td-{at}"), roots: Vec::new() };
+        many.bundles.extend((0..100_000).map(bundle));
+        let message = proto::WatchResponse { trust: Some(many) };
+        let held = Trust::read(message, &trust_domain(), "x").unwrap();
+        assert_eq!(held.bundles.iter().count(), 100_001);
+        let answer = trust(&[&Authority::root("B")], None);
+        let after = Trust::after_answer(Some(&held), false, answer).unwrap();
+        assert_eq!(after.bundles.iter().count(), 100_001);
     }
 
     #[test]

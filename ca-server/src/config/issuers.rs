@@ -27,7 +27,8 @@ pub(super) fn read(values: &mut Values, trust_domain: Option<&TrustDomain>) -> V
     let mut rows = Vec::from_iter(of_flags(values).map(|row| ("jwks".to_owned(), row)));
     let in_file = values.rows::<Row>("token_issuers").into_iter().enumerate();
     rows.extend(in_file.map(|(number, row)| (format!("token_issuers[{number}]"), row)));
-    let named = values.is_set("token_issuer") || values.is_set("jwks");
+    // One of the two without the other is a fault already.
+    let named = values.optional("token_issuer").or(values.optional("jwks")).is_some();
     if rows.is_empty() && !named {
         values.fault(
             "token_issuer",

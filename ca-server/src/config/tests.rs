@@ -121,6 +121,8 @@ fn case_51_all_faults_are_reported_at_once_with_key_and_place() {
 fn contradictions_are_found() {
     let fault = |flags: &[&str]| load_from(flags, None, &[]).unwrap_err().to_string();
     assert!(fault(&[]).contains("nobody can be believed"));
+    assert!(fault(&["--token-issuer="]).contains("nobody can be believed"), "an empty text is none");
+    assert!(fault(&["--jwks=", "--token-issuer="]).contains("nobody can be believed"));
     assert!(fault(&["--jwks=/k"]).contains("token_issuer (--token-issuer): is needed with jwks"));
     assert!(fault(&["--token-issuer=i"]).contains("jwks (--jwks): is needed"));
     let same = [NEEDED, &["--listen=127.0.0.1:1", "--monitoring=127.0.0.1:1"]].concat();

@@ -28,7 +28,8 @@ pub fn jwks(data: &[u8]) {
         Ok(parsed) => parsed,
         Err(what) => return assert_printable(&what),
     };
-    let json: Value = serde_json::from_slice(data).unwrap();
+    // What is ignored may hold a broken escape, which a value cannot.
+    let Ok(json) = serde_json::from_slice::<Value>(data) else { return };
     let keys = json["keys"].as_array().unwrap();
     assert!((1..=64).contains(&set.count()));
     assert_eq!(set.count() + skipped.len(), keys.len());

@@ -5,7 +5,7 @@ use signet_certs::pem;
 use signet_certs::serial::Serial;
 use signet_certs::spiffe_id::{MAX_SPIFFE_ID, MAX_TRUST_DOMAIN, SpiffeId, TrustDomain};
 
-use super::assert_printable;
+use super::{assert_printable, pki};
 
 /// What is read prints as what is read again.
 pub fn names(data: &[u8]) {
@@ -33,9 +33,8 @@ pub fn names(data: &[u8]) {
     match duration::parse(text) {
         Ok(length) => {
             assert!(!length.is_zero());
-            if let Ok(millis) = u64::try_from(length.as_millis()) {
-                assert_eq!(duration::parse(&format!("{millis}ms")), Ok(length));
-            }
+            assert_eq!(duration::parse(&format!("{}ms", length.as_millis())), Ok(length));
+            assert!(pki::now().checked_add(length * 2).is_some() && pki::now().checked_sub(length).is_some());
         }
         Err(what) => assert_printable(&what),
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ring::signature::{Ed25519KeyPair, KeyPair};
 use signet_ca_server::data_folder::DataFolder;
-use signet_ca_server::fuzzing::encoded;
+use signet_ca_server::fuzzing::{encoded, recovered};
 use signet_ca_server::issuance_log::{
     ActEntry, Entry, Filter, IssuanceLog, LogReader, LogVerifier, Options, Record, VerifyError, verify,
 };
@@ -47,9 +47,16 @@ pub fn segments(data: &[u8]) {
     if let Ok(report) = &verified {
         assert_eq!(records.as_ref().map(Vec::len), usize::try_from(report.records).ok());
     }
-    let opened = open(folder.path());
-    assert!(opened.is_some() || verified.is_err(), "a log in order does not open");
-    if let (Some(log), Some(records)) = (opened, records) {
+    let recovered = DataFolder::open(folder.path()).ok().and_then(|folder| recovered(&folder).ok());
+    assert!(recovered.is_some() || verified.is_err(), "a log in order does not open");
+    // Threads take longer than all the rest.
+    let is_one_in_eight = data.iter().fold(0, |sum: u8, byte| sum.wrapping_add(*byte)).is_multiple_of(8);
+    if let (Some(size), Some(records)) = (recovered, records) {
+        assert_eq!(size, records.len() as u64);
+        if !is_one_in_eight {
+            return;
+        }
+        let log = open(folder.path()).unwrap();
         go_on(&log, &records);
         drop(log);
         match verify(&dir, &verifier, None) {
