@@ -4,7 +4,7 @@ CARGO_FLAGS := --locked --profile fast
 RUSTDOC_FLAGS := '-D warnings -A rustdoc::private-intra-doc-links'
 PROGRAMS := --bin certs --bin ca-server --bin csr-client --bin token-issuer
 
-.PHONY: help demo test bench fuzz clean
+.PHONY: help demo test bench flood fuzz clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -36,6 +36,10 @@ TARGET := $(notdir $(wildcard fuzz/corpus/*))
 fuzz: ## fuzz every parser of outside bytes, TIME=60 seconds each; TARGET=csr TIME=1200 for one
 	tests/tools/install cargo-fuzz
 	fuzz/run $(TIME) $(TARGET)
+
+flood: ## show what the CA does under floods and attacks, and judge it; SECONDS_EACH=60 is the default
+	cargo build $(CARGO_FLAGS) $(PROGRAMS) --bin flood
+	target/fast/flood $(SECONDS_EACH)
 
 clean: ## remove target/: everything built, installed or left by the demo
 	cargo clean

@@ -2,7 +2,8 @@
 //! else.
 //!
 //! [`istio`] answers CreateCertificate, [`trust_watch`] pushes trust bundles, [`listener`] is the TLS port
-//! under both, [`admission`] what is taken at once. [`admin`] serves operators on a Unix socket,
+//! under both, [`entrance`] and [`admission`] what is taken at once, [`refusals`] what is done
+//! with the rest. [`admin`] serves operators on a Unix socket,
 //! `backup` one verb of theirs, [`monitoring`] metrics and health.
 
 pub mod admin;
@@ -13,5 +14,6 @@ pub mod headers;
 pub mod istio;
 pub mod listener;
 pub mod monitoring;
+pub mod refusals;
 pub mod status;
 pub mod trust_watch;

@@ -16,14 +16,15 @@ use signet_proto::signet::trust::v1::trust_distribution_server::TrustDistributio
 use signet_service::logging::with_causes;
 use thiserror::Error;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 
-use crate::api::admission::{PerAddress, Turns};
+use crate::api::admission::{Crowd, Failures, Parking, Turns, turns};
 use crate::api::entrance::Entrance;
 use crate::api::headers::RequestIds;
 use crate::api::istio::CertificateService;
+use crate::api::refusals::Refusals;
 use crate::api::trust_watch::TrustService;
 use crate::api::{admin, listener, monitoring};
 use crate::attestation::{Attestation, AttestationSetupError};
@@ -38,6 +39,7 @@ use crate::authority::wish::Rules;
 use crate::authority::{Issuer, follow, loader};
 use crate::config::Config;
 use crate::data_folder::{self, DataFolder, DataFolderError};
+use crate::file_handles;
 use crate::health::Health;
 use crate::issuance_log::{self, IssuanceLog};
 use crate::issue::Issuance;
@@ -58,9 +60,8 @@ const MAX_STREAMS: u32 = 1024;
 /// Connections end after this time, so that clients see new serving certificates.
 const CONNECTION_AGE: Duration = Duration::from_secs(30 * 60);
 const KEEPALIVE: Duration = Duration::from_secs(30);
-/// Jobs before the signing pool, so that a thread which is done finds the next one waiting: a thread that
-/// falls asleep and is woken for each job costs a third more.
-const JOBS_PER_CORE: usize = 16;
+/// Of the places for requests, those for refusals that are held back.
+const PARKED: usize = 8;
 /// How often gRPC's health is told; each look writes and syncs a small file.
 const HEALTH_EVERY: Duration = Duration::from_secs(5);
 
@@ -122,7 +123,7 @@ pub struct Running {
     /// The issuing sequence.
     pub issuance: Arc<Issuance>,
     /// Places for requests.
-    pub places: Arc<PerAddress>,
+    pub places: Arc<Crowd>,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// The trust object.
@@ -184,6 +185,7 @@ pub fn would_begin_with(config: &Config) -> String {
 /// Runs the server until SIGTERM or SIGINT.
 pub async fn run(mut config: Config) -> Result<(), AppError> {
     let started = SystemTime::now();
+    file_handles::ask_for(&config.limits);
     let mut domains = BTreeSet::from([config.trust_domain.clone()]);
     domains.extend(config.token_issuers.iter().map(|issuer| issuer.trust_domain.clone()));
     let attestation = Attestation::new(std::mem::take(&mut config.token_issuers))?;
@@ -253,12 +255,11 @@ pub async fn run(mut config: Config) -> Result<(), AppError> {
         admin: config.admin_socket.clone(),
     };
 
-    let jobs = JOBS_PER_CORE * cores();
     // One more than there are turns: readiness is asked about while the server is busy, too.
-    let pool = SigningPool::start(cores(), jobs + 1).map_err(AppError::System)?;
+    let pool = SigningPool::start(cores(), turns::MOST * cores() + 1).map_err(AppError::System)?;
     let issuance = Arc::new(Issuance {
         attestation,
-        turns: Turns::new(jobs, config.limits.queue),
+        turns: Turns::new(cores(), config.limits.queue),
         lifetimes: config.lifetimes,
         issuer,
         pool,
@@ -268,7 +269,7 @@ pub async fn run(mut config: Config) -> Result<(), AppError> {
         started,
         addresses,
         issuance,
-        places: PerAddress::new(config.limits.in_flight, config.limits.in_flight_per_address),
+        places: Crowd::new(config.limits.in_flight, config.limits.in_flight_per_address),
         metrics,
         publisher,
         consumers: Consumers::new(store.clone()),
@@ -322,14 +323,21 @@ async fn serve(
     let accepting =
         tokio::spawn(listener::accept_forever(issuing, tls, limits, running.metrics.clone(), accepted));
     let ids = Arc::new(RequestIds::new(std::process::id()));
+    let refusals = Arc::new(Refusals::new(
+        running.metrics.clone(),
+        Failures::new(limits.failures_per_address),
+        Parking::new(limits.in_flight / PARKED, limits.park),
+    ));
     let certificates = IstioCertificateServiceServer::new(CertificateService {
         issuance: running.issuance.clone(),
         metrics: running.metrics.clone(),
+        refusals: refusals.clone(),
     });
     let certificates = Entrance {
         inner: certificates.max_decoding_message_size(MAX_REQUEST),
         places: running.places.clone(),
         ids: ids.clone(),
+        refusals: refusals.clone(),
         metrics: running.metrics.clone(),
         deadline: limits.deadline,
     };
@@ -339,7 +347,8 @@ async fn serve(
         consumers: running.consumers.clone(),
         ids,
         metrics: running.metrics.clone(),
-        places: Arc::new(Semaphore::new(limits.watches)),
+        refusals,
+        places: Crowd::new(limits.watches, limits.watches_per_address),
         stopped: stopped.clone(),
     });
     let grpc = Server::builder()

@@ -48,13 +48,16 @@ const SINGLE: &[Setting] = &[
     setting("revision", "REVISION", None, "REV", "Our revision, for one more name of the issuing port"),
     setting("connections", "SIGNET_CONNECTIONS", Some("20000"), "N", "Connections at once"),
     setting("connections_per_address", "SIGNET_CONNECTIONS_PER_ADDRESS", Some("5000"), "N", "Connections at once from one address"),
-    setting("handshakes", "SIGNET_HANDSHAKES", Some("256"), "N", "TLS handshakes at once"),
+    setting("handshakes", "SIGNET_HANDSHAKES", Some("1024"), "N", "TLS handshakes at once; beyond it the oldest of the busiest address makes room"),
     setting("handshake_timeout", "SIGNET_HANDSHAKE_TIMEOUT", Some("5s"), "D", "Time limit of one handshake"),
-    setting("in_flight", "SIGNET_IN_FLIGHT", Some("4096"), "N", "Requests at once, waiting ones included"),
-    setting("in_flight_per_address", "SIGNET_IN_FLIGHT_PER_ADDRESS", Some("2048"), "N", "Requests at once from one address"),
-    setting("queue", "SIGNET_QUEUE", Some("2048"), "N", "Requests that may wait for their turn to be signed"),
+    setting("in_flight", "SIGNET_IN_FLIGHT", Some("8192"), "N", "Requests at once, waiting ones included"),
+    setting("in_flight_per_address", "SIGNET_IN_FLIGHT_PER_ADDRESS", Some("4096"), "N", "Requests at once from one address"),
+    setting("failures_per_address", "SIGNET_FAILURES_PER_ADDRESS", Some("100"), "N", "Failed attestations a second from one address, ten times that at once; beyond it its tokens are not looked at"),
+    setting("queue", "SIGNET_QUEUE", Some("2048"), "N", "Requests that may wait for their turn to be signed; never more than a second's worth"),
+    setting("park", "SIGNET_PARK", Some("500ms"), "D", "How long a refusal for want of room is held back from agents that cannot read when to come again"),
     setting("deadline", "SIGNET_DEADLINE", Some("5s"), "D", "Longest time a request may take"),
     setting("watches", "SIGNET_WATCHES", Some("10000"), "N", "Trust watches at once"),
+    setting("watches_per_address", "SIGNET_WATCHES_PER_ADDRESS", Some("2500"), "N", "Trust watches at once from one address"),
     setting("drain", "SIGNET_DRAIN", Some("10s"), "D", "How long to wait for requests in flight at the end"),
     setting("log_format", "SIGNET_LOG_FORMAT", Some("text"), "FORMAT", "text or json"),
     setting("log_level", "SIGNET_LOG_LEVEL", Some("info"), "LEVEL", "error, warn, info, debug or trace"),
@@ -134,12 +137,18 @@ pub struct Limits {
     pub in_flight: usize,
     /// Of one address.
     pub in_flight_per_address: usize,
+    /// Failed attestations of one address, a second.
+    pub failures_per_address: u32,
     /// Requests that wait for their turn.
     pub queue: usize,
+    /// How long a refusal is held back from those who cannot read its hint.
+    pub park: Duration,
     /// Time of one request.
     pub deadline: Duration,
     /// Trust watches.
     pub watches: usize,
+    /// Of one address.
+    pub watches_per_address: usize,
 }
 
 /// The flags, each with its environment variable, file key and default in its help.
@@ -294,7 +303,7 @@ fn serving(values: &mut Values) -> Option<Serving> {
 }
 
 fn limits(values: &mut Values) -> Option<Limits> {
-    let mut count = |key| {
+    let mut count = |key| -> Option<usize> {
         values.parsed(key, |text| match text.parse() {
             Ok(count) if (1..=10_000_000).contains(&count) => Ok(count),
             _ => Err(format!("must be a number from 1 to 10000000, not {text:?}")),
@@ -305,8 +314,11 @@ fn limits(values: &mut Values) -> Option<Limits> {
     let handshakes = count("handshakes");
     let in_flight = count("in_flight");
     let in_flight_per_address = count("in_flight_per_address");
+    let failures_per_address = count("failures_per_address");
     let queue = count("queue");
     let watches = count("watches");
+    let watches_per_address = count("watches_per_address");
+    let park = values.parsed("park", duration::parse);
     let handshake_timeout = values.parsed("handshake_timeout", duration::parse);
     let deadline = values.parsed("deadline", duration::parse);
     Some(Limits {
@@ -316,9 +328,12 @@ fn limits(values: &mut Values) -> Option<Limits> {
         handshake_timeout: handshake_timeout?,
         in_flight: in_flight?,
         in_flight_per_address: in_flight_per_address?,
+        failures_per_address: failures_per_address? as u32,
         queue: queue?,
+        park: park?,
         deadline: deadline?,
         watches: watches?,
+        watches_per_address: watches_per_address?,
     })
 }
 

@@ -14,6 +14,11 @@ use crate::app::Running;
 
 /// How long an answer is good for.
 const FRESH: Duration = Duration::from_secs(1);
+/// How long an answer is given again while the next check is not done: whoever asks is not kept waiting by the
+/// queue for the disk or for a slow key.
+const STALE: Duration = Duration::from_secs(10);
+/// How long a check may keep somebody waiting who could have the answer before it.
+const QUICK: Duration = Duration::from_millis(20);
 /// A part that takes longer is not ready.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -38,14 +43,28 @@ impl Health {
         self.ready.load(Ordering::Relaxed)
     }
 
-    /// Checks, unless the last check is fresh. The error says what is not in order, for operators.
-    pub async fn check(&self, running: &Running) -> Result<(), String> {
-        if let Some(last) = self.fresh() {
+    /// What the last check found. One that is older than a second is made again, and waited for where it is
+    /// quick. The error says what is not in order, for operators.
+    pub async fn check(&self, running: &Arc<Running>) -> Result<(), String> {
+        if let Some(last) = self.younger_than(FRESH) {
             return last;
         }
+        let running = running.clone();
+        // It goes on when nobody waits for it, and the next who asks has its answer.
+        let mut check = tokio::spawn(async move { running.health.renew(&running).await });
+        if self.younger_than(STALE).is_none() {
+            return check.await.unwrap_or_else(|_| Err("the check was cut off".to_owned()));
+        }
+        match tokio::time::timeout(QUICK, &mut check).await {
+            Ok(checked) => checked.unwrap_or_else(|_| Err("the check was cut off".to_owned())),
+            Err(_) => self.younger_than(STALE).unwrap_or_else(|| Err("the check takes long".to_owned())),
+        }
+    }
+
+    async fn renew(&self, running: &Running) -> Result<(), String> {
         // The semaphore is never closed, and a check ends within its patience.
         let _turn = self.checking.acquire().await;
-        if let Some(last) = self.fresh() {
+        if let Some(last) = self.younger_than(FRESH) {
             return last;
         }
         let checked = tokio::time::timeout(PATIENCE, try_everything(running))
@@ -61,8 +80,8 @@ impl Health {
         checked
     }
 
-    fn fresh(&self) -> Option<Result<(), String>> {
-        self.last.load_full().filter(|last| last.0.elapsed() < FRESH).map(|last| last.1.clone())
+    fn younger_than(&self, age: Duration) -> Option<Result<(), String>> {
+        self.last.load_full().filter(|last| last.0.elapsed() < age).map(|last| last.1.clone())
     }
 }
 

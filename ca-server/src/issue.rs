@@ -4,7 +4,7 @@
 //! grants, the issuer signs, the log records, and only then does anybody hear of the certificate.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use signet_certs::check::Bounds;
@@ -14,7 +14,7 @@ use signet_certs::spiffe_id::SpiffeId;
 use thiserror::Error;
 use tokio::time::Instant;
 
-use crate::api::admission::{Overload, Turns};
+use crate::api::admission::{Asker, Need, Overload, Turns};
 use crate::attestation::{Attestation, AttestationError, Caller, Evidence};
 use crate::authority::Issuer;
 use crate::authority::issuer::{Signed, SigningError};
@@ -116,6 +116,12 @@ impl Issuance {
         tokio::time::timeout_at(deadline, self.sequence(request)).await.unwrap_or(Err(IssueError::Deadline))
     }
 
+    /// How much a caller needs what it asks for; asked only where requests wait.
+    fn need(&self, caller: &Caller, lifetime: Duration, now: SystemTime) -> Need {
+        let instance = caller.instance.as_deref().unwrap_or_default();
+        Need::of(self.log.latest_not_after(caller.identity.as_str(), instance), lifetime, now)
+    }
+
     async fn sequence(&self, request: Request) -> Result<Issued, IssueError> {
         let Request { id, now, deadline, evidence, csr, asked } = request;
         let caller = self.attestation.attest(&evidence, now).await?;
@@ -123,16 +129,18 @@ impl Issuance {
         let issuer = self.issuer.load_full();
 
         let announced = self.log.announce();
-        let turn = self.turns.take(deadline).await?;
+        let need = || self.need(&caller, grant.lifetime, now);
+        let mut turn = self.turns.take(&asker(&caller), need, deadline).await?;
         let bounds = Bounds { now, maximum: self.lifetimes.maximum };
         let signer = issuer.clone();
         let work = move || -> Result<_, IssueError> {
             // It ends with the work, not with whoever waits for it: the pool is never fuller than there are turns.
-            let _turn = turn;
+            turn.begin();
             let csr = VerifiedCsr::from_pem(&csr)?;
             let signed = signer.sign_workload(&csr, &grant, bounds)?;
             let chain = signer.answer(&signed, grant.identity.trust_domain());
             let ignored = csr.asked().differs_from(&grant.identity).then(|| csr.asked().clone());
+            drop(turn);
             Ok((signed, chain, ignored))
         };
         let (signed, chain, ignored) = self.pool.run(work).await??;
@@ -147,6 +155,17 @@ impl Issuance {
             index,
             ignored,
         })
+    }
+}
+
+/// Who asks, for its turn: only what the evidence proves.
+fn asker(caller: &Caller) -> Asker<'_> {
+    let evidence = &caller.evidence;
+    let node = [&evidence.node_uid, &evidence.node_name].into_iter().find(|node| !node.is_empty());
+    Asker {
+        caller: (caller.identity.as_str(), &evidence.pod_uid),
+        namespace: (caller.identity.trust_domain().as_str(), &caller.namespace),
+        node: node.map(String::as_str),
     }
 }
 

@@ -13,6 +13,7 @@ pub mod authority;
 pub mod backup;
 pub mod config;
 pub mod data_folder;
+mod file_handles;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod health;

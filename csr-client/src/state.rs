@@ -183,12 +183,12 @@ fn read(bytes: &[u8]) -> Result<Trust, String> {
     if stored.layout != LAYOUT {
         return Err(format!("layout {} is not known, {LAYOUT} is", stored.layout));
     }
-    let mut bundles = Bundles::default();
-    for (name, pem) in stored.bundles {
+    let bundle = |(name, pem): (String, String)| -> Result<_, String> {
         let trust_domain = TrustDomain::parse(&name).map_err(|error| error.to_string())?;
         let roots = Certificate::all_from_pem(pem.as_bytes()).map_err(|error| error.to_string())?;
-        bundles = bundles.merge(&Bundles::of(trust_domain, TrustBundle::new(roots)));
-    }
+        Ok((trust_domain, TrustBundle::new(roots)))
+    };
+    let bundles = stored.bundles.into_iter().map(bundle).collect::<Result<Bundles, _>>()?;
     let version = stored.version.map(|(epoch, sequence)| Version { epoch, sequence });
     Ok(Trust { version, bundles, first_contact: stored.first_contact })
 }

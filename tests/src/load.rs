@@ -4,12 +4,15 @@
 //! Figures are of this machine at this moment, client and server on the same cores: compare them within one
 //! run only. `make bench` prints them all.
 
+pub mod crowd;
+pub mod flood;
 pub mod floor;
 pub mod footprint;
 pub mod issuing;
 mod process;
 pub mod reload;
 pub mod rsa;
+pub mod stalled;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -61,6 +64,11 @@ impl Stage {
     /// A path in the folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// The root's certificate, in PEM.
+    pub fn root(&self) -> Result<Vec<u8>, Failure> {
+        Ok(std::fs::read(self.path("root/root-cert.pem"))?)
     }
 
     /// The issuer of tokens.

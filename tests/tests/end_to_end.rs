@@ -6,6 +6,8 @@
 
 #[path = "end_to_end/acknowledgements.rs"]
 mod acknowledgements;
+#[path = "end_to_end/admission.rs"]
+mod admission;
 #[path = "end_to_end/agent.rs"]
 mod agent;
 #[path = "end_to_end/authorities.rs"]

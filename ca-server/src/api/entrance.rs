@@ -1,7 +1,7 @@
 //! The entrance of the issuing service: what a request gets before its message is read. It takes its place
-//! by address, and its deadline begins: whoever sends headers and then half a message holds a place, and not
-//! for long. A message that cannot be read is refused here like everything else, with reason, log line and
-//! count.
+//! by address, and its deadline begins: whoever sends headers and then half a message holds a place, not for
+//! long, and only while nobody else needs it. A message that cannot be read is refused here like everything
+//! else, with reason, log line and count.
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use signet_service::logging::with_causes;
 use tokio::time::{Instant, timeout_at};
 use tonic::body::Body;
 use tonic::codegen::Service;
@@ -19,10 +18,10 @@ use tonic::codegen::http::{Request, Response};
 use tonic::server::NamedService;
 use tonic::{Code, Status};
 
-use super::admission::PerAddress;
-use super::headers::RequestIds;
+use super::admission::{Crowd, Overload, Place};
+use super::headers::{self, RequestIds};
 use super::listener::PeerAddress;
-use super::status;
+use super::refusals::{Refusals, Refused};
 use crate::issue::IssueError;
 use crate::metrics::Metrics;
 
@@ -34,17 +33,32 @@ const GRACE: Duration = Duration::from_millis(100);
 pub struct Admitted {
     /// Names the request in logs and records.
     pub id: String,
+    /// Where it comes from.
+    pub address: IpAddr,
     /// When it came.
     pub began: Instant,
-    /// When an answer is of no use any more.
+    /// When an answer is of no use any more, to us or to the caller.
     pub deadline: Instant,
+    /// Whether the caller understands when to come again.
+    pub reads_hints: bool,
+    place: Arc<Place>,
     read: Arc<AtomicBool>,
 }
 
 impl Admitted {
     /// Says that the message was read: what is answered from now on is the handler's.
-    pub fn is_read(&self) {
+    ///
+    /// # Errors
+    /// Its place was given away just before.
+    pub fn is_read(&self) -> Result<(), Overload> {
         self.read.store(true, Ordering::Relaxed);
+        self.place.settle()
+    }
+
+    /// As those see it who refuse.
+    pub fn refused(&self) -> Refused<'_> {
+        let Self { id, address, deadline, reads_hints, .. } = self;
+        Refused { id, address: *address, deadline: *deadline, reads_hints: *reads_hints }
     }
 }
 
@@ -54,9 +68,11 @@ pub struct Entrance<S> {
     /// What is behind it.
     pub inner: S,
     /// Places for requests.
-    pub places: Arc<PerAddress>,
+    pub places: Arc<Crowd>,
     /// Names for requests.
     pub ids: Arc<RequestIds>,
+    /// Who refuses.
+    pub refusals: Arc<Refusals>,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Longest time a request may take.
@@ -83,42 +99,39 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Answer {
-        let address = address(&request);
-        let metrics = self.metrics.clone();
-        metrics.csr_received();
-        let began = Instant::now();
-        let deadline = began + self.deadline;
-        let admitted = Admitted { id: self.ids.next(), began, deadline, read: Arc::default() };
-        let place = match self.places.enter(address) {
-            Ok(place) => place,
+        self.metrics.csr_received();
+        let refusals = self.refusals.clone();
+        let (id, address, began) = (self.ids.next(), address(&request), Instant::now());
+        let theirs = headers::timeout(request.headers()).unwrap_or(self.deadline);
+        let deadline = began + self.deadline.min(theirs);
+        let reads_hints = headers::reads_hints(request.headers());
+        let entered = refusals.may_try(address).and_then(|()| self.places.enter(address));
+        let (place, sent_away) = match entered {
+            Ok((place, sent_away)) => (Arc::new(place), sent_away),
             Err(overload) => {
-                let refused = refuse(&metrics, &admitted.id, address, &IssueError::Overload(overload));
-                return Box::pin(async move { Ok(refused.into_http()) });
+                return Box::pin(async move {
+                    let who = Refused { id: &id, address, deadline, reads_hints };
+                    Ok(refusals.refuse(who, &IssueError::Overload(overload)).await.into_http())
+                });
             }
         };
+        let admitted = Admitted { id, address, began, deadline, reads_hints, place, read: Arc::default() };
         request.extensions_mut().insert(admitted.clone());
         let answer = self.inner.call(request);
         Box::pin(async move {
-            let _place = place;
-            let error = match timeout_at(deadline + GRACE, answer).await {
-                Ok(Ok(response)) => match unread(&admitted, &response) {
-                    Some(cause) => IssueError::Unreadable(cause),
-                    None => return Ok(response),
+            let error = tokio::select! {
+                answered = timeout_at(deadline + GRACE, answer) => match answered {
+                    Ok(Ok(response)) => match unread(&admitted, &response) {
+                        Some(cause) => IssueError::Unreadable(cause),
+                        None => return Ok(response),
+                    },
+                    Err(_) => IssueError::Deadline,
                 },
-                Err(_) => IssueError::Deadline,
+                () = sent_away => IssueError::Overload(Overload::Slow),
             };
-            Ok(refuse(&metrics, &admitted.id, address, &error).into_http())
+            Ok(refusals.refuse(admitted.refused(), &error).await.into_http())
         })
     }
-}
-
-/// Logs and counts a refusal; what the outside learns of it.
-pub fn refuse(metrics: &Metrics, id: &str, address: IpAddr, error: &IssueError) -> Status {
-    let outside = status::of_issue(error);
-    metrics.refused(error, outside.reason);
-    let cause = with_causes(error);
-    tracing::warn!(request_id = id, reason = outside.reason, %address, cause, "certificate refused");
-    outside.into_status()
 }
 
 /// Why the message was not read, if an answer says so: the handler never saw it, and the server's own words

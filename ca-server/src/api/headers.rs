@@ -1,12 +1,12 @@
 //! What the headers of a call mean, for every service on the issuing port.
 
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use secrecy::SecretString;
+use tonic::codegen::http::HeaderMap;
 use tonic::metadata::MetadataMap;
 
-use super::listener::PeerAddress;
 use crate::attestation::Evidence;
 
 /// The agent's own id, for those whose token names no pod.
@@ -30,10 +30,29 @@ pub fn evidence(headers: &MetadataMap) -> Evidence {
     Evidence { token, instance: single(INSTANCE), cluster: single("clusterid") }
 }
 
-/// Where a call comes from; every connection of the issuing port has an address.
-pub fn address<T>(request: &tonic::Request<T>) -> IpAddr {
-    let peer = request.extensions().get::<PeerAddress>();
-    peer.map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0.ip())
+/// Whether a caller understands when to come again: our agent does, and names itself.
+pub fn reads_hints(headers: &HeaderMap) -> bool {
+    headers.contains_key(INSTANCE)
+}
+
+/// How long the caller waits for its answer (gRPC over HTTP/2, `grpc-timeout`: up to eight digits and a unit),
+/// if it says so in a way that can be read.
+pub fn timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let count: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(count * 3600),
+        "M" => Duration::from_secs(count * 60),
+        "S" => Duration::from_secs(count),
+        "m" => Duration::from_millis(count),
+        "u" => Duration::from_micros(count),
+        "n" => Duration::from_nanos(count),
+        _ => return None,
+    })
 }
 
 /// Names a request in logs and records: this process, then a count.
@@ -90,6 +109,20 @@ mod tests {
     fn the_cluster_counts_only_if_it_is_given_once() {
         assert_eq!(evidence(&headers(&[("clusterid", "a")])).cluster.as_deref(), Some("a"));
         assert_eq!(evidence(&headers(&[("clusterid", "a"), ("clusterid", "b")])).cluster, None);
+    }
+
+    #[test]
+    fn a_caller_s_own_time_limit_is_read_and_nonsense_is_none() {
+        let of = |text: &str| {
+            timeout(&HeaderMap::from_iter([("grpc-timeout".parse().unwrap(), text.parse().unwrap())]))
+        };
+        assert_eq!(of("250m"), Some(Duration::from_millis(250)));
+        assert_eq!(of("2S"), Some(Duration::from_secs(2)));
+        assert_eq!(of("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
+        for nonsense in ["", "m", "5", "5x", "-5S", "123456789S", "5 S", "+5S"] {
+            assert_eq!(of(nonsense), None, "{nonsense:?}");
+        }
+        assert_eq!(timeout(&HeaderMap::new()), None);
     }
 
     #[test]

@@ -12,8 +12,9 @@ use tokio::time::Instant;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status};
 
-use super::entrance::{Admitted, refuse};
+use super::entrance::Admitted;
 use super::headers;
+use super::refusals::Refusals;
 use crate::issue::{self, Issuance, Issued};
 use crate::metrics::Metrics;
 use crate::policy::Asked;
@@ -24,6 +25,8 @@ pub struct CertificateService {
     pub issuance: Arc<Issuance>,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Who refuses.
+    pub refusals: Arc<Refusals>,
 }
 
 #[tonic::async_trait]
@@ -32,20 +35,21 @@ impl IstioCertificateService for CertificateService {
         &self,
         request: Request<IstioCertificateRequest>,
     ) -> Result<Response<IstioCertificateResponse>, Status> {
-        let address = headers::address(&request);
         // Every request of this service comes through its entrance.
         let Some(admitted) = request.extensions().get::<Admitted>().cloned() else {
             return Err(Status::internal("the request did not come through the entrance"));
         };
-        admitted.is_read();
-        let Admitted { id, began, deadline, .. } = admitted;
-        match self.issuance.issue(typed(request, id.clone(), deadline)).await {
+        let asked = match admitted.is_read() {
+            Ok(()) => self.issuance.issue(typed(request, admitted.id.clone(), admitted.deadline)).await,
+            Err(overload) => Err(overload.into()),
+        };
+        match asked {
             Ok(issued) => {
-                self.metrics.issued(began.elapsed(), issued.not_after);
-                log_issued(&id, &issued);
+                self.metrics.issued(admitted.began.elapsed(), issued.not_after);
+                log_issued(&admitted.id, &issued);
                 Ok(answer(issued))
             }
-            Err(error) => Err(refuse(&self.metrics, &id, address, &error)),
+            Err(error) => Err(self.refusals.refuse(admitted.refused(), &error).await),
         }
     }
 }

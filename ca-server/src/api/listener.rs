@@ -16,14 +16,14 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, ResolvesServerCert};
 use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
 use rustls_pki_types::{CertificateDer, UnixTime};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
-use super::admission::{PerAddress, Place};
+use super::admission::{Crowd, Overload, Place};
 use crate::config::Limits;
 use crate::metrics::Metrics;
 
@@ -31,6 +31,8 @@ use crate::metrics::Metrics;
 const PAUSE: Duration = Duration::from_millis(50);
 /// Connections that stand between handshake and gRPC.
 const READY: usize = 64;
+/// What every HTTP/2 client says first (RFC 9113, section 3.4).
+const PREFACE: usize = 24;
 
 /// Where a connection comes from; tonic hands it to every call.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +40,9 @@ pub struct PeerAddress(pub SocketAddr);
 
 /// An accepted connection with its place.
 pub struct Connection {
+    /// What was read of it while the handshake's time ran, and how much of that is still to be read.
+    first: [u8; PREFACE],
+    unread: usize,
     stream: TlsStream<TcpStream>,
     address: SocketAddr,
     _place: Place,
@@ -57,7 +62,8 @@ pub fn tls_config(certificate: Arc<dyn ResolvesServerCert>) -> Result<ServerConf
     Ok(config)
 }
 
-/// Accepts until the receiver is dropped.
+/// Accepts until the receiver is dropped. Whoever connects and does not finish its handshake, and say the first
+/// words of HTTP/2, stands in a crowd: it makes room for the next, and nobody waits for it.
 pub async fn accept_forever(
     listener: TcpListener,
     config: ServerConfig,
@@ -66,11 +72,9 @@ pub async fn accept_forever(
     connections: mpsc::Sender<io::Result<Connection>>,
 ) {
     let acceptor = TlsAcceptor::from(Arc::new(config));
-    let places = PerAddress::new(limits.connections, limits.connections_per_address);
-    let handshakes = Arc::new(Semaphore::new(limits.handshakes));
+    let places = Crowd::new(limits.connections, limits.connections_per_address);
+    let handshakes = Crowd::new(limits.handshakes, limits.handshakes);
     loop {
-        // A connection waits in the kernel's queue until there is room for its handshake.
-        let Ok(handshake) = handshakes.clone().acquire_owned().await else { return };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = connections.closed() => return,
@@ -83,20 +87,28 @@ pub async fn accept_forever(
                 continue;
             }
         };
-        let place = match places.enter(address.ip()) {
+        let place = match places.settle(address.ip()) {
             Ok(place) => place,
             Err(overload) => {
                 metrics.connection_refused(overload.reason());
                 continue;
             }
         };
+        // Others wait in the kernel's queue meanwhile.
+        let (handshake, sent_away) = handshakes.wait(address.ip()).await;
         let (acceptor, connections, metrics) = (acceptor.clone(), connections.clone(), metrics.clone());
         tokio::spawn(async move {
-            let handshaken = shake_hands(&acceptor, stream, limits.handshake_timeout).await;
+            let handshaken = tokio::select! {
+                handshaken = shake_hands(&acceptor, stream, limits.handshake_timeout) => handshaken,
+                () = sent_away => {
+                    metrics.connection_refused(Overload::Slow.reason());
+                    return;
+                }
+            };
             drop(handshake);
             match handshaken {
-                Ok(stream) => {
-                    let connection = Connection { stream, address, _place: place };
+                Ok((stream, first)) => {
+                    let connection = Connection { first, unread: PREFACE, stream, address, _place: place };
                     // The receiver is gone when the server ends.
                     let _ = connections.send(Ok(connection)).await;
                 }
@@ -118,10 +130,16 @@ async fn shake_hands(
     acceptor: &TlsAcceptor,
     stream: TcpStream,
     limit: Duration,
-) -> io::Result<TlsStream<TcpStream>> {
+) -> io::Result<(TlsStream<TcpStream>, [u8; PREFACE])> {
     stream.set_nodelay(true)?;
+    let shaken = async {
+        let mut stream = acceptor.accept(stream).await?;
+        let mut first = [0; PREFACE];
+        stream.read_exact(&mut first).await?;
+        Ok((stream, first))
+    };
     let timed_out = |_| io::Error::new(io::ErrorKind::TimedOut, "the handshake took too long");
-    tokio::time::timeout(limit, acceptor.accept(stream)).await.map_err(timed_out)?
+    tokio::time::timeout(limit, shaken).await.map_err(timed_out)?
 }
 
 impl Connected for Connection {
@@ -138,6 +156,13 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.unread > 0 {
+            let from = PREFACE - self.unread;
+            let part = self.unread.min(buffer.remaining());
+            buffer.put_slice(&self.first[from..from + part]);
+            self.unread -= part;
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }

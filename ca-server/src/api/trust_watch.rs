@@ -3,6 +3,7 @@
 //! It needs the same evidence as a certificate; the consumer is who the evidence says. A stream ends when
 //! the evidence does, at the latest after half an hour, so that a consumer proves itself again.
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -11,12 +12,15 @@ use futures::Stream;
 use signet_proto::signet::trust::v1 as proto;
 use signet_proto::signet::trust::v1::trust_distribution_server::TrustDistribution;
 use signet_service::logging::with_causes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::admission::Overload;
+use super::admission::{Crowd, Overload, Place};
 use super::headers::{self, RequestIds};
+use super::listener::PeerAddress;
+use super::refusals::Refusals;
 use super::status;
 use crate::attestation::Caller;
 use crate::issue::Issuance;
@@ -26,6 +30,8 @@ use crate::trust::Trust;
 use crate::trust::consumers::Consumers;
 use crate::trust::publisher::Publisher;
 
+/// Between two acknowledgements of a stream that are kept; what comes faster waits in the connection.
+const BETWEEN: Duration = Duration::from_millis(50);
 /// Longest life of a stream.
 const LONGEST: Duration = Duration::from_secs(30 * 60);
 
@@ -41,8 +47,10 @@ pub struct TrustService {
     pub ids: Arc<RequestIds>,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Who may try to be attested.
+    pub refusals: Arc<Refusals>,
     /// Places for streams.
-    pub places: Arc<Semaphore>,
+    pub places: Arc<Crowd>,
     /// Says when the server ends; a stream that went on would hold up its end.
     pub stopped: watch::Receiver<bool>,
 }
@@ -57,18 +65,24 @@ impl TrustDistribution for TrustService {
     ) -> Result<Response<Self::WatchStream>, Status> {
         let (id, now) = (self.ids.next(), SystemTime::now());
         let evidence = headers::evidence(request.metadata());
+        let address = request.extensions().get::<PeerAddress>().map(|peer| peer.0.ip());
+        // Every connection of the issuing port has an address.
+        let address = address.unwrap_or(IpAddr::from([0, 0, 0, 0]));
         let refuse = |outside: status::Outside, cause: String| {
             self.metrics.watch_refused(outside.reason);
             tracing::warn!(request_id = id, reason = outside.reason, cause, "trust watch refused");
             outside.into_status()
         };
+        let no_room = |overload: Overload| refuse(status::of_overload(overload), overload.to_string());
+        self.refusals.may_try(address).map_err(no_room)?;
         let caller = match self.issuance.attestation.attest(&evidence, now).await {
             Ok(caller) => caller,
-            Err(error) => return Err(refuse(status::of_attestation(&error), with_causes(&error))),
+            Err(error) => {
+                self.refusals.not_attested(address, &error);
+                return Err(refuse(status::of_attestation(&error), with_causes(&error)));
+            }
         };
-        let Ok(place) = self.places.clone().try_acquire_owned() else {
-            return Err(refuse(status::of_overload(Overload::Server), Overload::Server.to_string()));
-        };
+        let place = self.places.settle(address).map_err(no_room)?;
         let lifetime = caller.expires.duration_since(now).unwrap_or_default().min(LONGEST);
         let identity = caller.identity.as_str();
         tracing::info!(request_id = id, reason = "WATCHING", identity, "trust watch begins");
@@ -103,7 +117,7 @@ struct Watch {
     metrics: Arc<Metrics>,
     request_id: String,
     answers: mpsc::Sender<Result<proto::WatchResponse, Status>>,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Watch {
@@ -112,6 +126,7 @@ impl Watch {
         let _open = self.metrics.watch_open();
         self.trust.mark_changed();
         let mut talks = true;
+        let mut listens = Instant::now();
         loop {
             tokio::select! {
                 room = room_for_change(&mut self.trust, &self.answers) => {
@@ -119,11 +134,12 @@ impl Watch {
                     let trust = wire(&self.trust.borrow_and_update());
                     room.send(Ok(proto::WatchResponse { trust: Some(trust) }));
                 }
-                request = requests.message(), if talks => match request {
+                request = next_after(listens, &mut requests), if talks => match request {
                     Ok(Some(request)) => {
                         if let Some(acknowledgement) = request.acknowledgement {
                             self.acknowledge(acknowledgement).await;
                         }
+                        listens = Instant::now() + BETWEEN;
                     }
                     // It has nothing more to say, but may go on listening.
                     Ok(None) => talks = false,
@@ -153,6 +169,15 @@ impl Watch {
             Err(error) => tracing::error!(request_id, %error, "acknowledgement not kept"),
         }
     }
+}
+
+/// The next message, read at that time at the earliest. Giving up in between loses nothing.
+async fn next_after(
+    time: Instant,
+    requests: &mut Streaming<proto::WatchRequest>,
+) -> Result<Option<proto::WatchRequest>, Status> {
+    tokio::time::sleep_until(time).await;
+    requests.message().await
 }
 
 /// Waits for room to tell of a change, and for the change; nothing when either end is gone. Giving up in

@@ -48,8 +48,10 @@ impl SigningPool {
     ) -> Result<T, PoolError> {
         let (done, result) = oneshot::channel();
         let job = Box::new(move || {
-            // Nobody waits any more if the request ran out of time.
-            let _ = done.send(work());
+            // Nobody waits any more if the request ran out of time or the caller went away.
+            if !done.is_closed() {
+                let _ = done.send(work());
+            }
         });
         match self.jobs.try_send(job) {
             Ok(()) => result.await.map_err(|_| PoolError::Lost),
@@ -73,7 +75,7 @@ fn work(queue: &Mutex<Receiver<Job>>) {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::api::admission::Turns;
+    use crate::api::admission::{Asker, Need, Turns};
 
     #[tokio::test]
     async fn work_is_done_and_a_panic_costs_only_itself() {
@@ -86,19 +88,50 @@ mod tests {
     #[tokio::test]
     async fn a_turn_is_over_with_its_work_and_not_with_whoever_waited_for_it() {
         let (pool, turns) = (SigningPool::start(1, 1).unwrap(), Turns::new(1, 1));
-        let soon = || tokio::time::Instant::now() + std::time::Duration::from_millis(20);
-        let (release, gate) = sync_channel::<()>(0);
-        let turn = turns.take(soon()).await.unwrap();
+        let asker = Asker { caller: ("a", ""), namespace: ("b", "c"), node: None };
+        let take = |milliseconds| {
+            let until = tokio::time::Instant::now() + std::time::Duration::from_millis(milliseconds);
+            turns.take(&asker, || Need::First, until)
+        };
+        let turn = take(20).await.unwrap();
+        let mut others = Vec::new();
+        while let Ok(other) = take(20).await {
+            others.push(other);
+        }
+        let ((began, begun), (release, gate)) = (sync_channel::<()>(1), sync_channel::<()>(0));
         let work = pool.run(move || {
             let _turn = turn;
+            let _ = began.send(());
             let _ = gate.recv();
         });
-        // Its caller goes away at once.
-        assert!(tokio::time::timeout(std::time::Duration::ZERO, work).await.is_err());
-        assert!(turns.take(soon()).await.is_err(), "the work goes on, and so does its turn");
+        // Its caller goes away when it has begun.
+        let gone = tokio::time::timeout(std::time::Duration::from_millis(50), work).await;
+        assert!(gone.is_err() && begun.recv().is_ok());
+        assert!(take(20).await.is_err(), "the work goes on, and so does its turn");
         release.send(()).unwrap();
-        let later = tokio::time::Instant::now() + std::time::Duration::from_secs(5);
-        turns.take(later).await.unwrap();
+        take(5_000).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn work_that_nobody_waits_for_is_not_done() {
+        let pool = SigningPool::start(1, 2).unwrap();
+        let (release, gate) = sync_channel::<()>(0);
+        let busy = pool.run(move || gate.recv());
+        let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let dead = pool.run({
+            let done = done.clone();
+            move || done.store(true, std::sync::atomic::Ordering::Relaxed)
+        });
+        let mut busy = std::pin::pin!(busy);
+        assert!(futures::poll!(&mut busy).is_pending());
+        {
+            let mut dead = std::pin::pin!(dead);
+            assert!(futures::poll!(&mut dead).is_pending());
+        }
+        release.send(()).unwrap();
+        busy.await.unwrap().unwrap();
+        pool.run(|| ()).await.unwrap();
+        assert!(!done.load(std::sync::atomic::Ordering::Relaxed));
     }
 
     #[tokio::test]

@@ -107,6 +107,13 @@ impl Caller {
         Self::connect(ca.listen, tls).await.unwrap()
     }
 
+    /// Connects from another address of this machine than usual.
+    pub async fn from(site: &Site, ca: &Ca, address: [u8; 4]) -> Self {
+        let endpoint = Endpoint::from_shared(format!("https://{}", ca.listen)).unwrap();
+        let endpoint = endpoint.tls_config(site.tls()).unwrap().local_address(Some(address.into()));
+        Self { channel: endpoint.connect().await.unwrap() }
+    }
+
     /// Connects as told.
     pub async fn connect(address: SocketAddr, tls: ClientTlsConfig) -> Result<Self, tonic::transport::Error> {
         let endpoint = Endpoint::from_shared(format!("https://{address}"))?.tls_config(tls)?;

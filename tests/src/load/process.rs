@@ -13,6 +13,8 @@ pub struct Process {
     child: Child,
     /// What its log line said behind `addr`.
     pub address: String,
+    /// What its line "monitoring listening" said, if it came before.
+    pub monitoring: String,
     /// From exec to that line.
     pub started_in: Duration,
 }
@@ -23,7 +25,7 @@ impl Process {
         let began = Instant::now();
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
         let mut log = BufReader::new(child.stderr.take().ok_or("no standard error")?);
-        let mut seen = String::new();
+        let (mut seen, mut monitoring) = (String::new(), String::new());
         let address = loop {
             let mut line = String::new();
             if log.read_line(&mut line)? == 0 {
@@ -31,15 +33,19 @@ impl Process {
                 return Err(format!("the program ended with {status}:\n{seen}").into());
             }
             let said: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
+            let addr = || said["addr"].as_str().unwrap_or_default().to_owned();
             if said["message"] == message {
-                break said["addr"].as_str().unwrap_or_default().to_owned();
+                break addr();
+            }
+            if said["message"] == "monitoring listening" {
+                monitoring = addr();
             }
             seen.push_str(&line);
         };
         let started_in = began.elapsed();
         // The rest of its log is read and dropped, so that it is never held up.
         std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
-        Ok(Self { child, address, started_in })
+        Ok(Self { child, address, monitoring, started_in })
     }
 
     /// Processor time that it used so far, its own and the kernel's for it.
@@ -52,9 +58,19 @@ impl Process {
         Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Resident memory in bytes.
     pub fn memory(&self) -> Result<u64, Failure> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        Self::memory_of(self.id())
+    }
+
+    /// Resident memory of a process, in bytes.
+    pub fn memory_of(id: u32) -> Result<u64, Failure> {
+        let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
         let kilobytes: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
         Ok(kilobytes * 1024)

@@ -1,16 +1,13 @@
-//! Bad and foreign CSRs, and more than the CA takes at once.
+//! Bad and foreign CSRs, and messages that are none.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use futures::future::join_all;
 use signet_certs::key::PrivateKey;
 use signet_tests::harness::caller::{Ask, Caller, csr_of, reason};
-use signet_tests::harness::eventually;
-use signet_tests::harness::http::{get, metric};
+use signet_tests::harness::http::get;
 use signet_tests::harness::openssl::{csr, key};
 use signet_tests::harness::site::{IDENTITY, Site};
 use tonic::Code;
-use tonic_types::StatusExt;
 
 use super::contract::judged;
 use super::refusals::{Expected, Refuser};
@@ -149,7 +146,7 @@ async fn messages_and_headers_beyond_all_measure_end_nothing() {
 }
 
 /// A call of the issuing service whose message is not what it should be.
-async fn call<S>(caller: &Caller, stream: S) -> tonic::Status
+pub(super) async fn call<S>(caller: &Caller, stream: S) -> tonic::Status
 where
     S: futures::Stream<Item = prost_types::Value> + Send + 'static,
 {
@@ -178,41 +175,11 @@ async fn a_message_of_another_type_is_refused_with_a_reason() {
 }
 
 #[tokio::test]
-async fn a_message_that_does_not_come_ends_at_the_deadline_and_held_a_place() {
+async fn a_message_that_does_not_come_ends_at_the_deadline() {
     let site = Site::default();
-    let ca = site.ca(&[("deadline", "2s"), ("in-flight", "1")]).await;
+    let ca = site.ca(&[("deadline", "500ms")]).await;
     let caller = Caller::to(&site, &ca).await;
-    let stalled = tokio::spawn({
-        let caller = caller.clone();
-        async move { call(&caller, futures::stream::pending()).await }
-    });
-    eventually("the message that does not come has a place", async || {
-        metric(ca.monitoring, "signet_in_flight").filter(|taken| *taken == 1.0)
-    })
-    .await;
-    let status = caller.ask(site.ask()).await.unwrap_err();
-    assert_eq!(reason(&status), "OVERLOAD_SERVER", "{status}");
-    let status = stalled.await.unwrap();
+    let status = call(&caller, futures::stream::pending()).await;
     assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "DEADLINE"), "{status}");
     caller.ask(site.ask()).await.unwrap();
-}
-
-#[tokio::test]
-async fn what_cannot_be_taken_at_once_is_shed_with_a_hint_and_the_rest_is_answered() {
-    let site = Site::default();
-    let ca = site.ca(&[("in-flight-per-address", "1")]).await;
-    let caller = Caller::to(&site, &ca).await;
-    let asks = std::iter::repeat_with(|| caller.ask(site.ask())).take(64);
-    let (answered, shed): (Vec<_>, Vec<_>) = join_all(asks).await.into_iter().partition(Result::is_ok);
-    assert!(!answered.is_empty() && !shed.is_empty(), "{} of 64 were answered", answered.len());
-    for status in shed.into_iter().map(Result::unwrap_err) {
-        assert_eq!(
-            (status.code(), reason(&status).as_str()),
-            (Code::ResourceExhausted, "OVERLOAD_ADDRESS"),
-            "{status}"
-        );
-        assert!(status.get_details_retry_info().unwrap().retry_delay.is_some());
-    }
-    caller.ask(site.ask()).await.unwrap();
-    assert_eq!(ca.records(&["--profile", "workload"]).len(), answered.len() + 1);
 }

@@ -1,7 +1,6 @@
-//! The issuing port's TLS: versions, names, no resumption, client certificates that decide nothing, slow
-//! clients, and a certificate of its own that is renewed under open connections.
+//! The issuing port's TLS: versions, names, no resumption, client certificates that decide nothing, and a
+//! certificate of its own that is renewed under open connections.
 
-use std::net::TcpStream;
 use std::path::Path;
 
 use signet_certs::clock::to_unix;
@@ -111,21 +110,6 @@ async fn an_ended_or_foreign_client_certificate_neither_helps_nor_harms() {
         let found = (status.code(), reason(&status));
         assert_eq!(found, (Code::Unauthenticated, "TOKEN_MISSING".to_owned()), "{what}");
     }
-}
-
-#[tokio::test]
-async fn clients_that_never_finish_their_handshake_stop_nobody() {
-    let site = Site::default();
-    let ca = site.ca(&[("handshakes", "4"), ("handshake-timeout", "500ms")]).await;
-    let silent = || TcpStream::connect(ca.listen).unwrap();
-    let _three = [silent(), silent(), silent()];
-    Caller::to(&site, &ca).await.ask(site.ask()).await.unwrap();
-    // More than all places: whoever comes then waits for one that is given up.
-    let _many: Vec<_> = std::iter::repeat_with(silent).take(8).collect();
-    Caller::to(&site, &ca).await.ask(site.ask()).await.unwrap();
-    let refused = "signet_connections_refused_total{reason=\"HANDSHAKE\"}";
-    let count = signet_tests::harness::http::metric(ca.monitoring, refused).unwrap();
-    assert!(count >= 4.0, "{count}");
 }
 
 #[tokio::test]

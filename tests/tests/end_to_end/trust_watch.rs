@@ -17,7 +17,10 @@ use tonic::{Code, Request, Status, Streaming};
 
 type Requests = mpsc::UnboundedSender<WatchRequest>;
 
-async fn watch(caller: &Caller, token: Option<&str>) -> Result<(Requests, Streaming<WatchResponse>), Status> {
+pub(super) async fn watch(
+    caller: &Caller,
+    token: Option<&str>,
+) -> Result<(Requests, Streaming<WatchResponse>), Status> {
     let (requests, outgoing) = mpsc::unbounded_channel();
     let mut request = Request::new(UnboundedReceiverStream::new(outgoing));
     if let Some(token) = token {

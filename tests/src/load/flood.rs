@@ -1,0 +1,249 @@
+//! A flood: five times what the CA can sign, for a minute, from thousands of pods that hold good tokens; beside it
+//! a few whose certificates end soon and that renew as agents do. The CA's key is RSA 4096 with no room for an
+//! issuing intermediate, so that this program has processor time left.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tonic::transport::Channel;
+
+use super::crowd::{Member, connections, open_loop, reason};
+use super::{Failure, Process, Stage, percentile};
+
+/// Pods of the flood, in so many namespaces.
+const PODS: usize = 2_000;
+const NAMESPACES: usize = 8;
+/// Pods whose certificates end, and their lifetime.
+const ENDING: usize = 60;
+const LIFETIME: Duration = Duration::from_secs(20);
+/// An agent that was refused asks again after this time.
+const AGAIN: Duration = Duration::from_secs(1);
+const CONNECTIONS: usize = 8;
+/// Requests of the flood that this program keeps in flight.
+const IN_FLIGHT: usize = 20_000;
+/// Times the capacity.
+const TIMES: f64 = 5.0;
+/// How long the capacity is measured.
+const CAPACITY: Duration = Duration::from_secs(8);
+/// Goodput is judged in pieces of this length.
+const PIECE: Duration = Duration::from_secs(5);
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Flooded {
+    /// Certificates a second with 64 requests in flight and no flood.
+    pub capacity: f64,
+    /// Certificates a second under the flood, piece by piece.
+    pub goodput: Vec<f64>,
+    /// Requests of the flood sent, and answered with a certificate.
+    pub sent: usize,
+    /// See `sent`.
+    pub answered: usize,
+    /// Not sent, because too many were in flight here.
+    pub skipped: usize,
+    /// Refusals by reason.
+    pub refusals: Vec<(String, usize)>,
+    /// Renewals of certificates that end.
+    pub renewals: usize,
+    /// Of those, times a certificate ended before its successor came.
+    pub ended: usize,
+    /// The most of its life that one of them had used up when it was renewed, 0 to 1.
+    pub latest: f64,
+    /// Times of `/ready`, sorted.
+    pub health: Vec<Duration>,
+    /// Most resident memory, in bytes.
+    pub memory: u64,
+    /// The first request of a newcomer that was as fast as before the flood, after its end.
+    pub normal_after: Option<Duration>,
+}
+
+/// Runs it for this long.
+pub async fn measure(time: Duration) -> Result<Flooded, Failure> {
+    let stage = Stage::with(&["ca"], &["--key", "rsa4096"])?;
+    let ca = stage.start_ca()?;
+    let monitoring = ca.monitoring.parse()?;
+    let here = IpAddr::from(Ipv4Addr::LOCALHOST);
+    let channels = connections(&stage.root()?, &ca.address, here, CONNECTIONS).await?;
+    let members = |count: usize, kind: &str, lifetime| -> Result<Arc<[Member]>, Failure> {
+        let member = |number: usize| {
+            let namespace = format!("namespace-{}", number % NAMESPACES);
+            Member::new(&stage, &namespace, &format!("{kind}-{number}"), lifetime)
+        };
+        (0..count).map(member).collect()
+    };
+    let day = Duration::from_secs(86_400);
+    let (pods, ending) = (members(PODS, "pod", day)?, members(ENDING, "ending", LIFETIME)?);
+
+    let issued = Arc::new(AtomicUsize::new(0));
+    let (capacity, before) = closed_loop(&channels, &members(64, "before", day)?).await?;
+    let until = Instant::now() + time;
+    let mut renewing = JoinSet::new();
+    for member in ending.iter().cloned() {
+        renewing.spawn(renew(member, channels.clone(), issued.clone(), until));
+    }
+    let looking = tokio::spawn(look(monitoring, until));
+    let goodput = tokio::spawn(pieces(issued.clone(), until));
+    let memory = tokio::spawn(watch_memory(ca.id(), until));
+    let refusals: Arc<std::sync::Mutex<std::collections::BTreeMap<String, usize>>> = Arc::default();
+    let (sent, answered) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let skipped = open_loop(capacity * TIMES, until, IN_FLIGHT, |number| {
+        let (pods, channels) = (pods.clone(), channels.clone());
+        let (issued, answered, refusals) = (issued.clone(), answered.clone(), refusals.clone());
+        sent.fetch_add(1, Ordering::Relaxed);
+        async move {
+            match pods[number % pods.len()].ask(&channels[number % channels.len()]).await.0 {
+                Ok(()) => {
+                    issued.fetch_add(1, Ordering::Relaxed);
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+                Err(status) => {
+                    let mut refusals = refusals.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    *refusals.entry(reason(&status)).or_default() += 1;
+                }
+            }
+        }
+    })
+    .await;
+    let normal_after = normal(&channels[0], &members(200, "after", day)?, before).await;
+
+    let renewals = renewing.join_all().await;
+    let refusals = refusals.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+    Ok(Flooded {
+        capacity,
+        goodput: goodput.await?,
+        sent: sent.load(Ordering::Relaxed) - skipped,
+        answered: answered.load(Ordering::Relaxed),
+        skipped,
+        refusals: refusals.into_iter().collect(),
+        renewals: renewals.iter().map(|one| one.times).sum(),
+        ended: renewals.iter().map(|one| one.ended).sum(),
+        latest: renewals.iter().map(|one| one.latest).fold(0.0, f64::max),
+        health: looking.await??,
+        memory: memory.await??,
+        normal_after,
+    })
+}
+
+/// Certificates a second with 64 in flight, and how long 99 of 100 take at most with one in flight.
+async fn closed_loop(channels: &Arc<[Channel]>, members: &Arc<[Member]>) -> Result<(f64, Duration), Failure> {
+    let mut alone = Vec::new();
+    for member in members.iter() {
+        let (answer, took) = member.ask(&channels[0]).await;
+        answer?;
+        alone.push(took);
+    }
+    alone.sort_unstable();
+    let (began, mut tasks) = (Instant::now(), JoinSet::new());
+    for number in 0..64 {
+        let (channels, members) = (channels.clone(), members.clone());
+        tasks.spawn(async move {
+            let mut done = 0_usize;
+            while began.elapsed() < CAPACITY {
+                members[number % members.len()].ask(&channels[number % channels.len()]).await.0?;
+                done += 1;
+            }
+            Ok::<_, tonic::Status>(done)
+        });
+    }
+    let mut done = 0;
+    while let Some(one) = tasks.join_next().await {
+        done += one??;
+    }
+    Ok((done as f64 / began.elapsed().as_secs_f64(), percentile(&alone, 0.99)))
+}
+
+/// How one whose certificates end fared.
+struct Renewals {
+    times: usize,
+    ended: usize,
+    latest: f64,
+}
+
+/// Renews at half of each lifetime; when refused, again and again until it has one.
+async fn renew(
+    member: Member,
+    channels: Arc<[Channel]>,
+    issued: Arc<AtomicUsize>,
+    until: Instant,
+) -> Renewals {
+    let mut renewals = Renewals { times: 0, ended: 0, latest: 0.0 };
+    let mut since: Option<Instant> = None;
+    while Instant::now() < until {
+        if member.ask(&channels[0]).await.0.is_err() {
+            tokio::time::sleep(AGAIN).await;
+            continue;
+        }
+        issued.fetch_add(1, Ordering::Relaxed);
+        if let Some(since) = since.replace(Instant::now()) {
+            let used = since.elapsed().as_secs_f64() / LIFETIME.as_secs_f64();
+            renewals.times += 1;
+            renewals.ended += usize::from(used >= 1.0);
+            renewals.latest = renewals.latest.max(used);
+        }
+        tokio::time::sleep(LIFETIME / 2).await;
+    }
+    renewals
+}
+
+/// Asks for readiness ten times a second, each time on a new connection.
+pub async fn look(monitoring: SocketAddr, until: Instant) -> Result<Vec<Duration>, Failure> {
+    let mut times = Vec::new();
+    let mut ticks = tokio::time::interval(Duration::from_millis(100));
+    while Instant::now() < until {
+        ticks.tick().await;
+        let began = Instant::now();
+        let mut stream = TcpStream::connect(monitoring).await?;
+        stream.write_all(b"GET /ready HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        if !answer.starts_with("HTTP/1.1 200") {
+            return Err(format!("not ready: {answer}").into());
+        }
+        times.push(began.elapsed());
+    }
+    times.sort_unstable();
+    Ok(times)
+}
+
+async fn pieces(issued: Arc<AtomicUsize>, until: Instant) -> Vec<f64> {
+    let mut pieces = Vec::new();
+    while Instant::now() + PIECE <= until {
+        let (began, before) = (Instant::now(), issued.load(Ordering::Relaxed));
+        tokio::time::sleep(PIECE).await;
+        let done = issued.load(Ordering::Relaxed) - before;
+        pieces.push(done as f64 / began.elapsed().as_secs_f64());
+    }
+    pieces
+}
+
+async fn watch_memory(id: u32, until: Instant) -> Result<u64, Failure> {
+    let mut most = 0;
+    while Instant::now() < until {
+        most = most.max(Process::memory_of(id)?);
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    Ok(most)
+}
+
+/// When a newcomer is first served as fast as before, and stays so for as many as are left.
+async fn normal(channel: &Channel, newcomers: &[Member], before: Duration) -> Option<Duration> {
+    let (over, mut since) = (Instant::now(), None);
+    for newcomer in newcomers {
+        let (answer, took) = newcomer.ask(channel).await;
+        let fast = answer.is_ok() && took <= before * 2;
+        match (fast, since) {
+            (true, None) => since = Some(over.elapsed()),
+            // One slow answer on a noisy machine is no flood; a refusal or a long wait is.
+            (false, _) if answer.is_err() || took > before * 10 => since = None,
+            _ => {}
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    since
+}
