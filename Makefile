@@ -2,9 +2,10 @@
 CARGO_FLAGS := --locked --profile fast
 # The documents are for people who work here: with private items in them, links to those are good.
 RUSTDOC_FLAGS := '-D warnings -A rustdoc::private-intra-doc-links'
+MINUTES ?= 30
 PROGRAMS := --bin certs --bin ca-server --bin csr-client --bin token-issuer
 
-.PHONY: help demo test bench flood fuzz clean
+.PHONY: help demo test bench crash flood fuzz soak clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -18,7 +19,7 @@ demo: ## show Signet at work with real Envoys; KEEP=1 stays up and says what to 
 # without them some features of dependencies would differ and these be built twice.
 # cargo-deny's fourth check, advisories, needs a database from the network, which CI does not have.
 test: ## run what CI runs: format, lints, documents, bans, then every test
-	tests/tools/install envoy pkilint cargo-deny
+	tests/tools/install envoy pkilint cargo-deny promtool
 	cargo fmt --all --check
 	cargo clippy $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS=$(RUSTDOC_FLAGS) cargo doc $(CARGO_FLAGS) --workspace --no-deps --document-private-items
@@ -40,6 +41,16 @@ fuzz: ## fuzz every parser of outside bytes, TIME=60 seconds each; TARGET=csr TI
 flood: ## show what the CA does under floods and attacks, and judge it; SECONDS_EACH=60 is the default
 	cargo build $(CARGO_FLAGS) $(PROGRAMS) --bin flood
 	target/fast/flood $(SECONDS_EACH)
+
+KILLS ?= 200
+crash: ## kill the server KILLS times (200) under load and look for what was lost
+	cargo build $(CARGO_FLAGS) $(PROGRAMS)
+	SIGNET_CRASH_KILLS=$(KILLS) cargo test $(CARGO_FLAGS) -p signet-tests --test end_to_end \
+		case_47_whatever_was_received -- --nocapture
+
+soak: ## run everything at once for MINUTES=30: reloads, kills, slow clients, bad input; nothing may grow or be lost
+	cargo build $(CARGO_FLAGS) $(PROGRAMS) --bin soak
+	MINUTES=$(MINUTES) target/fast/soak
 
 clean: ## remove target/: everything built, installed or left by the demo
 	cargo clean

@@ -4,11 +4,12 @@
 //! [`istio`] answers CreateCertificate, [`trust_watch`] pushes trust bundles, [`listener`] is the TLS port
 //! under both, [`entrance`] and [`admission`] what is taken at once, [`refusals`] what is done
 //! with the rest. [`admin`] serves operators on a Unix socket,
-//! `backup` one verb of theirs, [`monitoring`] metrics and health.
+//! `backup` and `blocks` verbs of theirs, [`monitoring`] metrics and health.
 
 pub mod admin;
 pub mod admission;
 mod backup;
+mod blocks;
 pub mod entrance;
 pub mod headers;
 pub mod istio;

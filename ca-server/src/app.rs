@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use signet_proto::istio::v1::auth::istio_certificate_service_server::IstioCertificateServiceServer;
 use signet_proto::signet::trust::v1::trust_distribution_server::TrustDistributionServer;
+use signet_service::clock_watch::{ClockWatch, Clocks, MARGIN, MachineClocks};
 use signet_service::logging::with_causes;
 use thiserror::Error;
 use tokio::net::TcpListener;
@@ -27,16 +28,20 @@ use crate::api::istio::CertificateService;
 use crate::api::refusals::Refusals;
 use crate::api::trust_watch::TrustService;
 use crate::api::{admin, listener, monitoring};
+use crate::attestation::client_certificate::ClientCertificates;
 use crate::attestation::{Attestation, AttestationSetupError};
 use crate::authority::expiry::{self, Forecast, Warner};
 use crate::authority::kept::Kept;
 use crate::authority::pool::SigningPool;
 use crate::authority::reload::{self, Authorities, Issuing, TakeError, Wish};
 use crate::authority::serving::{ServingCertificate, ServingError};
+use crate::authority::signers::Signers;
 use crate::authority::start::{self, StartError};
 use crate::authority::state::{self, StateError};
 use crate::authority::wish::Rules;
 use crate::authority::{Issuer, follow, loader};
+use crate::blocks::{BlockError, Blocks};
+use crate::clock::{Clock, Standing};
 use crate::config::Config;
 use crate::data_folder::{self, DataFolder, DataFolderError};
 use crate::file_handles;
@@ -80,6 +85,9 @@ pub enum AppError {
     /// The issuance log cannot be used.
     #[error("opening the issuance log")]
     Log(#[from] issuance_log::OpenError),
+    /// Who is blocked is not known.
+    #[error("reading who is blocked")]
+    Blocks(#[from] BlockError),
     /// There is no CA to start with.
     #[error("loading the CA")]
     Start(#[from] StartError),
@@ -145,6 +153,11 @@ impl Running {
     pub fn forecast(&self, now: SystemTime) -> Vec<Forecast> {
         expiry::forecast(&self.issuance.issuer.load(), self.serving.leaf().as_ref(), now)
     }
+
+    /// How the clock stands.
+    pub fn standing(&self) -> Standing {
+        self.issuance.clock.standing(self.issuance.log.latest_checkpoint().time)
+    }
 }
 
 /// Where it listens.
@@ -183,8 +196,16 @@ pub fn would_begin_with(config: &Config) -> String {
 }
 
 /// Runs the server until SIGTERM or SIGINT.
-pub async fn run(mut config: Config) -> Result<(), AppError> {
-    let started = SystemTime::now();
+pub async fn run(config: Config) -> Result<(), AppError> {
+    run_until(config, Arc::new(MachineClocks), shutdown::requested()).await
+}
+
+/// Runs the server by these clocks until `end`, which says what asked for it.
+pub async fn run_until(
+    mut config: Config,
+    clocks: Arc<dyn Clocks>,
+    end: impl Future<Output = io::Result<&'static str>>,
+) -> Result<(), AppError> {
     file_handles::ask_for(&config.limits);
     let mut domains = BTreeSet::from([config.trust_domain.clone()]);
     domains.extend(config.token_issuers.iter().map(|issuer| issuer.trust_domain.clone()));
@@ -193,8 +214,16 @@ pub async fn run(mut config: Config) -> Result<(), AppError> {
     let sealer = Sealer::from_file(config.key_encryption_key_file.as_deref())?;
     let folder = DataFolder::open(&config.data)?.sealed_by(sealer);
     let store: Arc<dyn Store> = Arc::new(SledStore::open(&folder.state_dir())?);
-    let log = Arc::new(IssuanceLog::open(&folder, store.clone(), &issuance_log::Options::default())?);
+    let watched = Arc::new(ClockWatch::new(clocks, MARGIN));
+    let options = issuance_log::Options { clock: watched.clone(), ..issuance_log::Options::default() };
+    let log = Arc::new(IssuanceLog::open(&folder, store.clone(), &options)?);
+    let clock = Arc::new(Clock::new(watched, config.clock_settle));
+    // What is made at the start is dated by it too: the newest the log knows of, if the clock is behind that.
+    let started = clock.reckoned();
     let metrics = Arc::new(Metrics::default());
+    let blocks = Arc::new(Blocks::open(store.clone(), log.clone(), longest_life(&config))?);
+    let uncounted = blocks.clone();
+    tokio::task::spawn_blocking(move || uncounted.count_unknown(started));
 
     let kept = Kept::new(folder.path(), folder.sealer());
     let plugged = loader::read(&config.cacerts);
@@ -202,6 +231,7 @@ pub async fn run(mut config: Config) -> Result<(), AppError> {
     let start =
         start::choose(active.as_ref(), &kept, &plugged, &config.cacerts, &config.trust_domain, started)?;
     reload::tell_notes(&start.cacerts);
+    loader::tell_of_readable_key(&config.cacerts);
     let bundles = trust::same_for_all(&domains, &start.cacerts.roots);
     let publisher = Arc::new(Publisher::open(store.as_ref(), bundles, started)?);
     let issuing = Issuing {
@@ -217,7 +247,7 @@ pub async fn run(mut config: Config) -> Result<(), AppError> {
     reload::activate(&kept, store.clone(), &log, issuer.clone(), start.source, started).await?;
     let issuer = Arc::new(ArcSwap::from(issuer));
     let serving = Arc::new(ServingCertificate::new(config.serving.clone(), issuer.clone()));
-    match serving.renew(&log, SystemTime::now()).await {
+    match serving.renew(&log, started).await {
         // Nobody can connect until there is a successor, and it is tried again.
         Err(error) if !start.signs => {
             tracing::error!(error = with_causes(&error), "serving certificate not made");
@@ -235,12 +265,14 @@ pub async fn run(mut config: Config) -> Result<(), AppError> {
         publisher: publisher.clone(),
         serving: serving.clone(),
         metrics: metrics.clone(),
+        clock: clock.clone(),
         issuer: issuer.clone(),
         source: start.source,
         wish: watch::Sender::new(None),
+        put_off: false,
     };
     let seen = plugged.digest();
-    authorities.consider(plugged, started).await;
+    authorities.consider(plugged).await;
     let wish = authorities.wish.subscribe();
     let folders = follow::follow(config.cacerts.clone(), seen).map_err(AppError::System)?;
 
@@ -257,8 +289,15 @@ pub async fn run(mut config: Config) -> Result<(), AppError> {
 
     // One more than there are turns: readiness is asked about while the server is busy, too.
     let pool = SigningPool::start(cores(), turns::MOST * cores() + 1).map_err(AppError::System)?;
+    let client_certificates = config.renewal_by_certificate.map(|max_age| {
+        let signers = Signers::new(issuer.clone(), store.clone());
+        ClientCertificates::new(max_age, log.clone(), signers)
+    });
     let issuance = Arc::new(Issuance {
+        clock,
         attestation,
+        client_certificates,
+        blocks,
         turns: Turns::new(cores(), config.limits.queue),
         lifetimes: config.lifetimes,
         issuer,
@@ -280,7 +319,7 @@ pub async fn run(mut config: Config) -> Result<(), AppError> {
         config,
     });
     let authorities = tokio::spawn(authorities.run(folders));
-    let served = serve(running.clone(), issuing, observing, operating).await;
+    let served = serve(running.clone(), issuing, observing, operating, end).await;
     authorities.abort();
     served?;
 
@@ -289,6 +328,13 @@ pub async fn run(mut config: Config) -> Result<(), AppError> {
     let _ = tokio::task::spawn_blocking(move || log.close()).await;
     drop(folder);
     Ok(())
+}
+
+/// No certificate in the log that has not ended is older, unless configuration allowed longer ones before: an
+/// issuing intermediate lives four default lifetimes, and an hour at the least.
+fn longest_life(config: &Config) -> Duration {
+    const CONTRACT: Duration = Duration::from_secs(90 * 86_400);
+    config.lifetimes.maximum.max(config.lifetimes.default * 4).max(CONTRACT)
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, AppError> {
@@ -300,6 +346,7 @@ async fn serve(
     issuing: TcpListener,
     observing: TcpListener,
     operating: tokio::net::UnixListener,
+    end: impl Future<Output = io::Result<&'static str>>,
 ) -> Result<(), AppError> {
     let (stop, stopped) = watch::channel(false);
     let ends = |stopped: watch::Receiver<bool>| async move { shutdown::begun(stopped).await };
@@ -311,6 +358,7 @@ async fn serve(
         tokio::spawn(refresh_keys(running.clone())),
         tokio::spawn(report_health(running.clone(), health_reporter)),
         tokio::spawn(warn_of_expiry(running.clone())),
+        tokio::spawn(watch_clock(running.clone())),
     ];
     let monitor = axum::serve(observing, monitoring::router(running.clone()));
     let monitor = tokio::spawn(monitor.with_graceful_shutdown(ends(stopped.clone())).into_future());
@@ -367,7 +415,7 @@ async fn serve(
     tracing::info!(addr = %listen, issuer = running.issuance.issuer.load().id(), "issuing listening");
 
     let ended_early = tokio::select! {
-        signal = shutdown::requested() => {
+        signal = end => {
             let signal = signal.map_err(AppError::System)?;
             tracing::info!(signal, "draining");
             None
@@ -399,7 +447,7 @@ async fn serve(
 }
 
 async fn renew_serving(running: Arc<Running>) {
-    running.serving.renew_forever(&running.issuance.log).await;
+    running.serving.renew_forever(&running.issuance.log, &running.issuance.clock).await;
 }
 
 async fn refresh_keys(running: Arc<Running>) {
@@ -407,7 +455,12 @@ async fn refresh_keys(running: Arc<Running>) {
 }
 
 async fn warn_of_expiry(running: Arc<Running>) {
-    Warner::default().run(|now| running.forecast(now)).await;
+    let look = || running.issuance.clock.now().ok().map(|now| running.forecast(now));
+    Warner::default().run(look).await;
+}
+
+async fn watch_clock(running: Arc<Running>) {
+    running.issuance.clock.run(&running.issuance.log).await;
 }
 
 /// Tells gRPC's health service what readiness says, every few seconds.

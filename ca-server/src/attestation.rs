@@ -4,7 +4,7 @@
 //! read from a token before its signature is verified only selects (algorithm, issuer, key); the types along
 //! the way keep that order: [`token`] takes it apart, [`keys`] has one issuer's current key set ([`jwks`]; a
 //! URL's by [`fetch`]) and verifies, [`claims`] reads what the signature covers. Nothing here prints a token.
-//! Start reading at [`Attestation::attest`].
+//! Start reading at [`Attestation::attest`]. [`client_certificate`] is the other kind of evidence.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use signet_certs::spiffe_id::{SpiffeId, TrustDomain};
 use url::Url;
 
 use self::claims::Claims;
+use self::client_certificate::Presented;
 pub use self::error::{AttestationError, AttestationSetupError};
 use self::jwks::KeySet;
 pub use self::keys::KeySetStatus;
@@ -24,15 +25,17 @@ use self::token::Jws;
 use crate::issuance_log::EvidenceEntry;
 
 mod claims;
+pub mod client_certificate;
 mod error;
 mod fetch;
 pub(crate) mod fuzzing;
 mod jwks;
 mod keys;
 mod token;
+mod verified;
 
 /// What a request brings to prove who sends it. Debug prints no token.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Evidence {
     /// The bearer token, without its scheme.
     pub token: Option<SecretString>,
@@ -40,6 +43,8 @@ pub struct Evidence {
     pub instance: Option<String>,
     /// The `clusterid` header, as it was sent.
     pub cluster: Option<String>,
+    /// What the client presented on its connection. It proved to hold the leaf's key; nothing else is judged.
+    pub certificates: Option<Presented>,
 }
 
 /// A workload whose evidence was verified.
@@ -55,6 +60,8 @@ pub struct Caller {
     pub instance: Option<String>,
     /// What the issuance log keeps of the evidence.
     pub evidence: EvidenceEntry,
+    /// Key ids of the CA that signed the certificate which was shown, and of those above it; none with a token.
+    pub issuer_key_ids: Vec<Vec<u8>>,
     /// When the evidence ends.
     pub expires: SystemTime,
     /// What the caller calls its cluster, if that is fit for a log. A claim, not proven.
@@ -147,6 +154,22 @@ impl Attestation {
         issuer.rules.caller(&jws, &keys, token, evidence, now)
     }
 
+    /// Whether the issuer of the token that a caller's certificate goes back to may still vouch for it.
+    fn still_vouches(&self, caller: &Caller) -> Result<(), AttestationError> {
+        let issuer = &caller.evidence.issuer;
+        let vouches = self.issuers.iter().map(|issuer| &issuer.rules).any(|rules| {
+            let namespaces = rules.namespaces.as_ref();
+            rules.issuer == *issuer
+                && rules.trust_domain == *caller.identity.trust_domain()
+                && namespaces.is_none_or(|all| all.contains(&caller.namespace))
+        });
+        let refused = || AttestationError::CertificateTokenIssuer {
+            issuer: issuer.clone(),
+            identity: caller.identity.to_string(),
+        };
+        vouches.then_some(()).ok_or_else(refused)
+    }
+
     /// Keeps all key sets fresh: files within 30 seconds of a change, URLs every 5 minutes. The last good set
     /// stays through every failure. Never returns; may be dropped at any time.
     pub async fn refresh_forever(&self) {
@@ -200,6 +223,7 @@ impl TokenIssuer {
             pod_uid: workload.pod.map(|pod| pod.uid.to_owned()).unwrap_or_default(),
             node_name: workload.node.map(|node| node.name.to_owned()).unwrap_or_default(),
             node_uid: workload.node.map(|node| node.uid.to_owned()).unwrap_or_default(),
+            renewal: None,
         };
         let own_id = || evidence.instance.as_deref().filter(|id| claims::is_id(id));
         let instance = workload.pod.map(|pod| pod.uid).or_else(own_id);
@@ -209,6 +233,7 @@ impl TokenIssuer {
             service_account: workload.service_account.to_owned(),
             instance: instance.map(str::to_owned),
             evidence: evidence_entry,
+            issuer_key_ids: Vec::new(),
             expires,
             cluster: evidence.cluster.clone().filter(|cluster| is_cluster(cluster)),
         })

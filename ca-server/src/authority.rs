@@ -4,7 +4,8 @@
 //! [`wish`] judges what it asks for, [`reload`] takes it. [`loader`] reads a folder, [`rehearsal`] tries it out,
 //! [`kept`] and [`state`] are the copy and the rows that outlive a restart. [`issuer`] is the snapshot that one
 //! request signs with, [`issuing`] the fast CA under a slow key, [`pool`] the threads that sign, [`serving`] the
-//! certificate of our own port, [`expiry`] says when all of them end.
+//! certificate of our own port, [`expiry`] says when all of them end, [`signers`] whose
+//! signatures are our own.
 
 pub mod expiry;
 pub mod follow;
@@ -15,7 +16,10 @@ pub mod loader;
 pub mod pool;
 pub mod rehearsal;
 pub mod reload;
+#[cfg(test)]
+mod secrecy_tests;
 pub mod serving;
+pub mod signers;
 pub mod start;
 pub mod state;
 pub mod wish;

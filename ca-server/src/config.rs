@@ -7,6 +7,7 @@ mod files;
 mod issuers;
 
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use signet_service::settings::{Faults, Setting, Settings, Values, setting};
 use self::files::Named;
 use crate::attestation::TokenIssuer;
 use crate::authority::issuing::Mode;
+use crate::sealing;
 
 /// Longest path of a Unix socket (`sun_path` less its final zero).
 const MAX_SOCKET_PATH: usize = 107;
@@ -42,6 +44,8 @@ const SINGLE: &[Setting] = &[
     setting("api_server_audience", "SIGNET_API_SERVER_AUDIENCES", None, "AUD", "Audiences of the API server, whose tokens are refused [default: the issuer]"),
     setting("default_ttl", "DEFAULT_WORKLOAD_CERT_TTL", Some("24h"), "D", "Lifetime where none is asked for"),
     setting("max_ttl", "MAX_WORKLOAD_CERT_TTL", Some("2160h"), "D", "Longest lifetime that may be asked for"),
+    setting("renewal_by_certificate", "SIGNET_RENEWAL_BY_CERTIFICATE", Some("off"), "on|off", "Let a caller without a token renew with a certificate of ours that it has"),
+    setting("max_age_since_token", "SIGNET_MAX_AGE_SINCE_TOKEN", Some("24h"), "D", "How long after the last token a certificate may be renewed so"),
     setting("serving_names", "ISTIOD_CUSTOM_HOST", None, "NAMES", "More names and addresses of the issuing port, with commas"),
     setting("serving_ttl", "SIGNET_SERVING_TTL", Some("24h"), "D", "Lifetime of the issuing port's own certificate"),
     setting("namespace", "POD_NAMESPACE", Some("istio-system"), "NS", "Our namespace, for the names of the issuing port"),
@@ -58,6 +62,7 @@ const SINGLE: &[Setting] = &[
     setting("deadline", "SIGNET_DEADLINE", Some("5s"), "D", "Longest time a request may take"),
     setting("watches", "SIGNET_WATCHES", Some("10000"), "N", "Trust watches at once"),
     setting("watches_per_address", "SIGNET_WATCHES_PER_ADDRESS", Some("2500"), "N", "Trust watches at once from one address"),
+    setting("clock_settle", "SIGNET_CLOCK_SETTLE", Some("2m"), "D", "How long a wall clock that was stepped must stand where it is before it is believed again"),
     setting("drain", "SIGNET_DRAIN", Some("10s"), "D", "How long to wait for requests in flight at the end"),
     setting("log_format", "SIGNET_LOG_FORMAT", Some("text"), "FORMAT", "text or json"),
     setting("log_level", "SIGNET_LOG_LEVEL", Some("info"), "LEVEL", "error, warn, info, debug or trace"),
@@ -92,10 +97,14 @@ pub struct Config {
     pub token_issuers: Vec<TokenIssuer>,
     /// Of workload certificates.
     pub lifetimes: Lifetimes,
+    /// How long after the last token a certificate may be renewed without one; nothing where that is off.
+    pub renewal_by_certificate: Option<Duration>,
     /// Of the issuing port.
     pub serving: Serving,
     /// What is taken at once.
     pub limits: Limits,
+    /// Time that a wall clock that was stepped must stand where it is before it is believed.
+    pub clock_settle: Duration,
     /// Time for requests in flight at the end.
     pub drain: Duration,
     /// How to log.
@@ -208,7 +217,14 @@ fn check(values: &mut Values, files: impl FnOnce(&Named<'_>, &mut Values)) -> Op
         _ => Err(format!("must be auto or off, not {text:?}")),
     });
     let data = values.required("data").map(PathBuf::from);
-    let key_encryption_key_file = values.optional("key_encryption_key_file").map(PathBuf::from);
+    let mut key_encryption_key_file = values.optional("key_encryption_key_file").map(PathBuf::from);
+    if key_encryption_key_file.as_ref().is_some_and(|path| sealing::is_key(path.as_os_str().as_bytes())) {
+        values.fault(
+            "key_encryption_key_file",
+            "is the key itself, which nobody should see here: name its file",
+        );
+        key_encryption_key_file = None;
+    }
     if let (Some(data), Some(key)) = (&data, &key_encryption_key_file)
         && key.starts_with(data)
     {
@@ -237,8 +253,15 @@ fn check(values: &mut Values, files: impl FnOnce(&Named<'_>, &mut Values)) -> Op
     });
     let token_issuers = issuers::read(values, trust_domain.as_ref());
     let lifetimes = lifetimes(values);
+    let renewal = values.parsed("renewal_by_certificate", |text| match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(format!("must be on or off, not {text:?}")),
+    });
+    let max_age = values.parsed("max_age_since_token", whole_seconds);
     let serving = serving(values);
     let limits = limits(values);
+    let clock_settle = values.parsed("clock_settle", duration::parse);
     let drain = values.parsed("drain", duration::parse);
     let log = Log::of(values);
     let named = Named {
@@ -263,8 +286,10 @@ fn check(values: &mut Values, files: impl FnOnce(&Named<'_>, &mut Values)) -> Op
         admin_group,
         token_issuers: token_issuers.into_iter().map(|(_, issuer)| issuer).collect(),
         lifetimes: lifetimes?,
+        renewal_by_certificate: Some(max_age?).filter(|_| renewal == Some(true)),
         serving: serving?,
         limits: limits?,
+        clock_settle: clock_settle?,
         drain: drain?,
         log: log?,
     })

@@ -17,6 +17,7 @@ use signet_service::files;
 use zeroize::Zeroizing;
 
 use crate::backup::MANIFEST;
+use crate::exposure;
 use crate::sealing::{KeyFileError, Sealer};
 
 /// The name of the issuance log's folder.
@@ -76,6 +77,17 @@ pub enum DataFolderError {
         #[source]
         source: io::Error,
     },
+    /// It is another user's.
+    #[error(
+        "data folder {} belongs to the user {owner}, who could read its keys and change its log: give it to the user that the server runs as (chown)",
+        path.display()
+    )]
+    Foreign {
+        /// The folder.
+        path: PathBuf,
+        /// The other's user id.
+        owner: u32,
+    },
     /// Another server has it.
     #[error("data folder {} is in use by another server (pid {pid})", path.display())]
     InUse {
@@ -126,10 +138,11 @@ pub enum DataFolderError {
 }
 
 impl DataFolder {
-    /// Takes the folder `path` for a server, and makes it (mode 0700) if there is none.
+    /// Takes the folder `path` for a server, and makes it (mode 0700) if there is none. One of ours that others may
+    /// enter is closed.
     ///
     /// # Errors
-    /// It cannot be made or written, another server has it, its layout is not known, or it is a backup.
+    /// It cannot be made or written, is another user's, another server has it, its layout is not known, or it is a backup.
     pub fn open(path: &Path) -> Result<DataFolder, DataFolderError> {
         // A server there would begin without the state, and change what is to be kept.
         if path.join(MANIFEST).exists() {
@@ -182,6 +195,9 @@ impl DataFolder {
             .create(path)
             .map_err(|source| DataFolderError::Create { path: path.to_owned(), source })?;
         let not_writable = |source| DataFolderError::NotWritable { path: path.to_owned(), source };
+        if let Some(owner) = exposure::close_folder(path).map_err(not_writable)? {
+            return Err(DataFolderError::Foreign { path: path.to_owned(), owner });
+        }
 
         let mut lock = OpenOptions::new()
             .read(true)

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::Semaphore;
@@ -86,7 +86,11 @@ impl Health {
 }
 
 async fn try_everything(running: &Running) -> Result<(), String> {
-    let now = SystemTime::now();
+    let clock = &running.issuance.clock;
+    let now = clock.now().map_err(|stepped| match running.standing().waiting {
+        Some(waiting) => format!("{stepped}: {waiting}"),
+        None => stepped.to_string(),
+    })?;
     let issuer = running.issuance.issuer.load_full();
     issuer.valid_at(now).map_err(|error| format!("the issuer's chain {error}"))?;
     let serving = running.serving.verify(now).ok_or("there is no serving certificate")?;

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
 
+use signet_service::clock_watch::ClockWatch;
 use tokio::sync::oneshot;
 
 pub use self::checkpoint::{CheckpointError, LogKeyError, LogVerifier, SignedCheckpoint, VerifierKeyError};
@@ -23,7 +24,9 @@ pub(crate) use self::index::MARKER as INDEX_MARKER;
 pub use self::proof::{CheckError, Proof, ProveError, check_proof};
 pub use self::queue::Announced;
 pub use self::read::{Filter, IdentityFilter, Kind, LogReader, Page, ReadError};
-pub use self::record::{ActEntry, CertificateEntry, Entry, EntryBody, EvidenceEntry, Record, RecordError};
+pub use self::record::{
+    ActEntry, CertificateEntry, Entry, EntryBody, EvidenceEntry, Record, RecordError, RenewalEntry,
+};
 pub use self::recover::OpenError;
 pub use self::segments::SegmentError;
 pub use self::signer::SignError;
@@ -53,6 +56,7 @@ pub mod record;
 mod recover;
 mod segments;
 mod signer;
+mod sync;
 mod tail;
 mod tree;
 mod verify;
@@ -70,12 +74,33 @@ pub struct Options {
     pub queue: usize,
     /// Unsigned records are signed this long after the latest checkpoint.
     pub checkpoint_interval: Duration,
+    /// Dates checkpoints, and learns from the latest one how late it is at least.
+    pub clock: Arc<ClockWatch>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { segment_bytes: 64 << 20, queue: 4096, checkpoint_interval: Duration::from_secs(1) }
+        Options {
+            segment_bytes: 64 << 20,
+            queue: 4096,
+            checkpoint_interval: Duration::from_secs(1),
+            clock: Arc::new(ClockWatch::of_machine()),
+        }
     }
+}
+
+/// Why a record was not found out.
+#[derive(Debug, thiserror::Error)]
+pub enum LookupError {
+    /// The index cannot say.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// The log is damaged.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The program is ending.
+    #[error("cannot finish looking it up")]
+    Interrupted(#[source] tokio::task::JoinError),
 }
 
 /// Numbers for metrics and `status`.
@@ -129,13 +154,14 @@ impl IssuanceLog {
         disk: Arc<dyn Disk>,
     ) -> Result<IssuanceLog, OpenError> {
         let dir = folder.log_dir();
-        let recovered = recover::recover(folder, &disk)?;
+        let recovered = recover::recover(folder, &disk, options.clock.reckoned())?;
+        options.clock.not_before(recovered.checkpoint.time);
         let verifier = recovered.key.verifier().clone();
         let log_id = verifier.log_id();
         let progress = Arc::new(Progress::new(recovered.tree.size(), recovered.checkpoint));
         let (index, indexer) = index::open(dir.clone(), log_id, store, progress.clone())?;
         let failed = |attempted| move |source| OpenError::Io { attempted, path: folder.log_dir(), source };
-        let signer = Signer::new(&dir, recovered.key, disk.clone(), progress.clone())
+        let signer = Signer::new(&dir, recovered.key, disk.clone(), progress.clone(), options.clock.clone())
             .map_err(failed("open the hashes in"))?;
 
         let queue = Arc::new(Queue::new(options.queue));
@@ -255,6 +281,23 @@ impl IssuanceLog {
         self.index.find_serial(serial)
     }
 
+    /// The record of the certificate with a serial number (big-endian), among all records that are durable
+    /// now. Reads the disk, away from the runtime.
+    ///
+    /// # Errors
+    /// The index cannot be read, or cannot follow the log, or the log is damaged.
+    pub async fn certificate(&self, serial: &[u8]) -> Result<Option<Record>, LookupError> {
+        self.index.reached(self.progress.durable()).await?;
+        let (index, reader, serial) = (self.index.clone(), self.reader.clone(), serial.to_owned());
+        let found = move || match index.place_of_serial(&serial)? {
+            Some((record, offset)) => Ok(reader.record_at(record, offset)?),
+            None => Ok(None),
+        };
+        tokio::task::spawn_blocking(found)
+            .await
+            .unwrap_or_else(|failed| Err(LookupError::Interrupted(failed)))
+    }
+
     /// When the certificate that was recorded last for an identity and instance ends. May lag behind the log
     /// by some milliseconds, and is nothing when the index cannot be read.
     pub fn latest_not_after(&self, identity: &str, instance: &str) -> Option<SystemTime> {
@@ -312,7 +355,7 @@ impl Drop for IssuanceLog {
 /// For the fuzz targets, which have no time for threads.
 pub(crate) fn recovered_size(folder: &DataFolder) -> Result<u64, OpenError> {
     let disk: Arc<dyn Disk> = Arc::new(LocalDisk);
-    Ok(recover::recover(folder, &disk)?.tree.size())
+    Ok(recover::recover(folder, &disk, SystemTime::now())?.tree.size())
 }
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {

@@ -11,14 +11,18 @@ use signet_certs::check::Bounds;
 use signet_certs::csr::{Asked as AskedInCsr, CsrError, VerifiedCsr};
 use signet_certs::serial::Serial;
 use signet_certs::spiffe_id::SpiffeId;
+use signet_service::clock_watch::Stepped;
 use thiserror::Error;
 use tokio::time::Instant;
 
 use crate::api::admission::{Asker, Need, Overload, Turns};
+use crate::attestation::client_certificate::ClientCertificates;
 use crate::attestation::{Attestation, AttestationError, Caller, Evidence};
 use crate::authority::Issuer;
 use crate::authority::issuer::{Signed, SigningError};
 use crate::authority::pool::{PoolError, SigningPool};
+use crate::blocks::{Blocked, Blocks};
+use crate::clock::Clock;
 use crate::config::Lifetimes;
 use crate::issuance_log::{AppendError, CertificateEntry, Entry, IssuanceLog};
 use crate::policy::{self, Asked, Denied};
@@ -29,8 +33,6 @@ use crate::trust::Trust;
 pub struct Request {
     /// For the log.
     pub id: String,
-    /// When it came; read once.
-    pub now: SystemTime,
     /// When an answer is of no use any more.
     pub deadline: Instant,
     /// Who says to send it, and how that can be proven.
@@ -63,9 +65,15 @@ pub struct Issued {
 /// Why there is no certificate. Each step has its own.
 #[derive(Debug, Error)]
 pub enum IssueError {
+    /// It is not known what time it is.
+    #[error("reading the clock")]
+    Clock(#[from] Stepped),
     /// Who sends it could not be proven.
     #[error("attesting the caller")]
     Attestation(#[from] AttestationError),
+    /// An operator blocked the caller.
+    #[error(transparent)]
+    Blocked(#[from] Blocked),
     /// Not now.
     #[error("admitting the request")]
     Overload(#[from] Overload),
@@ -94,8 +102,14 @@ pub enum IssueError {
 
 /// Everything that issuing needs.
 pub struct Issuance {
+    /// What time it is.
+    pub clock: Arc<Clock>,
     /// Who is who.
     pub attestation: Attestation,
+    /// Who is who without a token; nothing where that is off.
+    pub client_certificates: Option<ClientCertificates>,
+    /// Who gets nothing any more.
+    pub blocks: Arc<Blocks>,
     /// Whose turn it is.
     pub turns: Turns,
     /// How long certificates live.
@@ -122,9 +136,24 @@ impl Issuance {
         Need::of(self.log.latest_not_after(caller.identity.as_str(), instance), lifetime, now)
     }
 
+    /// Who brings this evidence, unless that is somebody who is blocked. A token decides, if there is one.
+    pub async fn caller(&self, evidence: &Evidence, now: SystemTime) -> Result<Caller, IssueError> {
+        let caller = match (&evidence.token, &evidence.certificates, &self.client_certificates) {
+            (None, Some(_), None) => return Err(AttestationError::RenewalOff.into()),
+            (None, Some(presented), Some(client_certificates)) => {
+                client_certificates.attest(presented, &self.attestation, now).await?
+            }
+            _ => self.attestation.attest(evidence, now).await?,
+        };
+        self.blocks.check(&caller)?;
+        Ok(caller)
+    }
+
     async fn sequence(&self, request: Request) -> Result<Issued, IssueError> {
-        let Request { id, now, deadline, evidence, csr, asked } = request;
-        let caller = self.attestation.attest(&evidence, now).await?;
+        let Request { id, deadline, evidence, csr, asked } = request;
+        // Read once, and judged at that moment: nothing here is dated by a clock that jumped.
+        let now = self.clock.now()?;
+        let caller = self.caller(&evidence, now).await?;
         let grant = policy::decide(&caller, &asked, self.lifetimes)?;
         let issuer = self.issuer.load_full();
 
@@ -145,6 +174,8 @@ impl Issuance {
         };
         let (signed, chain, ignored) = self.pool.run(work).await??;
 
+        // Whoever was blocked while this waited for its turn gets nothing either.
+        self.blocks.check(&caller)?;
         let index = announced.append(Entry::certificate(now, record(&caller, &issuer, &signed, id))).await?;
         Ok(Issued {
             chain,
@@ -188,5 +219,6 @@ fn record(caller: &Caller, issuer: &Issuer, signed: &Signed, request_id: String)
         request_id,
         certificate_hash: signed.digest(),
         dns_names: Vec::new(),
+        subject_key_id: Vec::new(),
     }
 }

@@ -2,8 +2,9 @@
 //! identity, and every certificate is recorded before it leaves.
 //!
 //! Start reading at [`issue`], the issuing sequence. [`api`] is the edge, [`attestation`] says who calls,
-//! [`policy`] what they may have, [`authority`] signs, [`issuance_log`] records, [`trust`] is what the mesh
-//! trusts. [`app`] puts the parts together, [`operator`] is the same program as a client of a running
+//! [`blocks`] who gets nothing any more, [`policy`] what callers may have, [`authority`] signs, [`issuance_log`]
+//! records, [`trust`] is what the mesh trusts. [`clock`] says what time it is, [`reason`] names every refusal,
+//! [`app`] puts the parts together, [`operator`] is the same program as a client of a running
 //! server, [`backup`] copies what must not be lost, [`sealing`] encrypts keys at rest.
 
 pub mod api;
@@ -11,8 +12,11 @@ pub mod app;
 pub mod attestation;
 pub mod authority;
 pub mod backup;
+pub mod blocks;
+pub mod clock;
 pub mod config;
 pub mod data_folder;
+pub mod exposure;
 mod file_handles;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -22,6 +26,7 @@ pub mod issue;
 pub mod metrics;
 pub mod operator;
 pub mod policy;
+pub mod reason;
 pub mod sealing;
 pub mod shutdown;
 pub mod store;

@@ -3,9 +3,12 @@
 use std::process::ExitCode;
 
 use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand};
+use rustix::fs::Mode;
 use signet_ca_server::operator::backup::{self, BackupArgs, RestoreArgs};
-use signet_ca_server::operator::{self, AuthorityVerb, LogVerb, OperatorError, Target};
+use signet_ca_server::operator::block::{self, BlockVerb};
+use signet_ca_server::operator::{self, AuthorityVerb, ClockVerb, LogVerb, OperatorError, Target};
 use signet_ca_server::{app, config};
+use signet_service::core_dumps;
 
 #[derive(Parser)]
 #[command(name = "ca-server", version, about = "Signet's certificate authority")]
@@ -39,6 +42,20 @@ enum Verb {
         #[command(subcommand)]
         verb: LogVerb,
     },
+    /// Who gets no certificate any more
+    Block {
+        #[command(flatten)]
+        target: Target,
+        #[command(subcommand)]
+        verb: BlockVerb,
+    },
+    /// The wall clock, which is not believed after a step
+    Clock {
+        #[command(flatten)]
+        target: Target,
+        #[command(subcommand)]
+        verb: ClockVerb,
+    },
     /// Copy what cannot be made again (log, keys, state) into a folder, and verify the copy
     Backup {
         #[command(flatten)]
@@ -58,6 +75,11 @@ enum Verb {
 struct Settings {}
 
 fn main() -> ExitCode {
+    if let Err(error) = core_dumps::forbid() {
+        eprintln!("ca-server: core dumps cannot be forbidden: {error}");
+    }
+    // Nothing that we write is for others, but what says so itself: the admin socket of a group.
+    rustix::process::umask(Mode::from_raw_mode(0o077));
     let command = Cli::command().mut_subcommand("run", with_settings).mut_subcommand("check", with_settings);
     let matches = command.get_matches();
     let cli = match Cli::from_arg_matches(&matches) {
@@ -83,6 +105,8 @@ fn main() -> ExitCode {
             ask(async { operator::authority(&target, verb).await.map(|()| true) })
         }
         Verb::Log { target, verb } => ask(async { operator::log(&target, verb).await.map(|()| true) }),
+        Verb::Block { target, verb } => ask(async { block::block(&target, verb).await.map(|()| true) }),
+        Verb::Clock { target, verb } => ask(async { operator::clock(&target, verb).await }),
         Verb::Backup { target, args } => ask(async { backup::backup(&target, args).await.map(|()| true) }),
         Verb::Restore { args } => ask(async { backup::restore(args).await.map(|()| true) }),
     }

@@ -20,12 +20,13 @@ use signet_service::counter::BareCounter;
 
 use crate::app::Running;
 use crate::issue::IssueError;
+use crate::reason::{Place, Reason};
 
 /// Seconds; from a fifth of a millisecond to the deadline.
 const LATENCY: [f64; 12] = [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0];
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Reason {
+struct By {
     reason: &'static str,
 }
 
@@ -33,6 +34,11 @@ struct Reason {
 struct IstioError {
     error: &'static str,
 }
+
+/// A change of the CA files that was taken, among the reasons for which others were not.
+const TAKEN: &str = "TAKEN";
+/// Istio's words for what went wrong behind attestation.
+const SIGN_ERRORS: [&str; 4] = ["CSR_ERROR", "TTL_ERROR", "CERT_GEN_ERROR", "UNKNOWN"];
 
 /// What is counted as it happens.
 #[derive(Debug)]
@@ -42,10 +48,11 @@ pub struct Metrics {
     authentication_failures: BareCounter,
     issued: BareCounter,
     sign_errors: Family<IstioError, BareCounter>,
-    refused: Family<Reason, Counter>,
-    connections_refused: Family<Reason, Counter>,
-    watches_refused: Family<Reason, Counter>,
-    reloads: Family<Reason, Counter>,
+    refused: Family<By, Counter>,
+    connections_refused: Family<By, Counter>,
+    watches_refused: Family<By, Counter>,
+    acknowledgements_refused: Family<By, Counter>,
+    reloads: Family<By, Counter>,
     watches: Gauge,
     acknowledgements: Counter,
     latency: Histogram,
@@ -54,22 +61,43 @@ pub struct Metrics {
 
 impl Default for Metrics {
     fn default() -> Self {
+        let reloads = reasons(Place::CaFiles);
+        drop(reloads.get_or_create(&By { reason: TAKEN }));
         Self {
             csr_count: BareCounter::default(),
             csr_parsing_errors: BareCounter::default(),
             authentication_failures: BareCounter::default(),
             issued: BareCounter::default(),
-            sign_errors: Family::default(),
-            refused: Family::default(),
-            connections_refused: Family::default(),
-            watches_refused: Family::default(),
-            reloads: Family::default(),
+            sign_errors: from_zero(SIGN_ERRORS.map(|error| IstioError { error })),
+            refused: reasons(Place::Certificate),
+            connections_refused: reasons(Place::Connection),
+            watches_refused: reasons(Place::Watch),
+            acknowledgements_refused: reasons(Place::Acknowledgement),
+            reloads,
             watches: Gauge::default(),
             acknowledgements: Counter::default(),
             latency: Histogram::new(LATENCY),
             last_leaf: AtomicI64::new(0),
         }
     }
+}
+
+/// One series for each reason that there can be, at zero: a rate over a series that begins with its first event
+/// does not see that event.
+fn reasons(place: Place) -> Family<By, Counter> {
+    from_zero(Reason::at(place).map(|reason| By { reason: reason.code() }))
+}
+
+fn from_zero<L, M>(labels: impl IntoIterator<Item = L>) -> Family<L, M>
+where
+    L: Clone + std::hash::Hash + Eq,
+    M: Default,
+{
+    let family = Family::default();
+    for label in labels {
+        drop(family.get_or_create(&label));
+    }
+    family
 }
 
 /// An open trust watch, counted until it is dropped.
@@ -95,10 +123,10 @@ impl Metrics {
     }
 
     /// It was refused.
-    pub fn refused(&self, error: &IssueError, reason: &'static str) {
-        self.refused.get_or_create(&Reason { reason }).inc();
+    pub fn refused(&self, error: &IssueError, reason: Reason) {
+        self.refused.get_or_create(&By { reason: reason.code() }).inc();
         let istio = match error {
-            IssueError::Attestation(_) => return self.authentication_failures.inc(),
+            IssueError::Attestation(_) | IssueError::Blocked(_) => return self.authentication_failures.inc(),
             IssueError::Csr(_) | IssueError::Unreadable(_) => {
                 self.csr_parsing_errors.inc();
                 "CSR_ERROR"
@@ -108,24 +136,36 @@ impl Metrics {
             }
             IssueError::Denied(_) => "TTL_ERROR",
             IssueError::Signing(_) | IssueError::Pool(_) => "CERT_GEN_ERROR",
-            IssueError::Overload(_) | IssueError::Record(_) | IssueError::Deadline => "UNKNOWN",
+            IssueError::Clock(_) | IssueError::Overload(_) | IssueError::Record(_) | IssueError::Deadline => {
+                "UNKNOWN"
+            }
         };
         self.sign_errors.get_or_create(&IstioError { error: istio }).inc();
     }
 
     /// A connection was refused, or its handshake failed.
-    pub fn connection_refused(&self, reason: &'static str) {
-        self.connections_refused.get_or_create(&Reason { reason }).inc();
+    pub fn connection_refused(&self, reason: Reason) {
+        self.connections_refused.get_or_create(&By { reason: reason.code() }).inc();
     }
 
     /// A trust watch was refused.
-    pub fn watch_refused(&self, reason: &'static str) {
-        self.watches_refused.get_or_create(&Reason { reason }).inc();
+    pub fn watch_refused(&self, reason: Reason) {
+        self.watches_refused.get_or_create(&By { reason: reason.code() }).inc();
     }
 
-    /// A change of the CA files was taken, or refused for a reason.
-    pub fn reloaded(&self, reason: &'static str) {
-        self.reloads.get_or_create(&Reason { reason }).inc();
+    /// An acknowledgement was not kept.
+    pub fn acknowledgement_refused(&self, reason: Reason) {
+        self.acknowledgements_refused.get_or_create(&By { reason: reason.code() }).inc();
+    }
+
+    /// A change of the CA files was taken.
+    pub fn reloaded(&self) {
+        self.reloads.get_or_create(&By { reason: TAKEN }).inc();
+    }
+
+    /// A change of the CA files was refused: a reason of ours or a code of `certs lint`.
+    pub fn reload_refused(&self, code: &'static str) {
+        self.reloads.get_or_create(&By { reason: code }).inc();
     }
 
     /// A trust watch begins.
@@ -169,6 +209,8 @@ impl Metrics {
         r.register("signet_connections_refused", "Connections refused, by reason", refused);
         let refused = self.watches_refused.clone();
         r.register("signet_trust_watches_refused", "Trust watches refused, by reason", refused);
+        let refused = self.acknowledgements_refused.clone();
+        r.register("signet_acknowledgements_refused", "Acknowledgements not kept, by reason", refused);
         let help = "Changes of the CA files that were taken (TAKEN), or refused, by reason";
         r.register("signet_cacerts_reloads", help, self.reloads.clone());
         r.register("signet_trust_watches", "Trust watches open", self.watches.clone());
@@ -199,7 +241,10 @@ impl std::fmt::Debug for Snapshot {
 impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let running = &self.0;
-        let now = to_unix(SystemTime::now());
+        let now = running.issuance.clock.reckoned();
+        let standing = running.standing();
+        let forecast = running.forecast(now);
+        let now = to_unix(now);
         let issuer = running.issuance.issuer.load();
         let cacerts = issuer.cacerts();
         let ends = |certificate: &Certificate| to_unix(certificate.facts().validity.not_after);
@@ -233,6 +278,12 @@ impl Collector for Snapshot {
         gauge("signet_trust_sequence", "Sequence of the trust object", count(trust.sequence))?;
         gauge("signet_in_flight", "Requests in flight", running.places.taken() as i64)?;
         gauge("signet_queue", "Requests that wait for their turn", running.issuance.turns.waiting() as i64)?;
+        gauge(
+            "signet_blocks",
+            "Who is blocked: identities, pods, nodes, …",
+            running.issuance.blocks.count() as i64,
+        )?;
+        gauge("signet_clock_steady", "1 while the wall clock is believed", standing.steady.into())?;
         let refused = running.wish.borrow().is_some();
         gauge("signet_cacerts_refused", "1 while the CA files ask for what is not taken", refused.into())?;
         gauge(
@@ -241,6 +292,15 @@ impl Collector for Snapshot {
             running.health.ready().into(),
         )?;
 
+        let help = "How far the wall clock was stepped, forwards positive; 0 while it is believed";
+        let step = ConstGauge::new(standing.step_seconds);
+        step.encode(encoder.encode_descriptor(
+            "signet_clock_step_seconds",
+            help,
+            None,
+            MetricType::Gauge,
+        )?)?;
+
         let help = "When certificates end, seconds since 1970";
         let name = "signet_certificate_expiry_timestamp_seconds";
         let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
@@ -248,7 +308,6 @@ impl Collector for Snapshot {
             let labels = [("kind", kind), ("serial", serial), ("fingerprint", fingerprint)];
             ConstGauge::new(at).encode(family.encode_family(&labels)?)
         };
-        let forecast = running.forecast(SystemTime::now());
         for one in &forecast {
             expiry(one.kind.name(), &one.serial, &one.fingerprint, to_unix(one.ends))?;
         }

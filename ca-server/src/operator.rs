@@ -5,6 +5,7 @@
 //! could not be asked or done.
 
 pub mod backup;
+pub mod block;
 pub mod query;
 
 mod client;
@@ -95,6 +96,19 @@ pub enum LogVerb {
     },
     /// Print a signed checkpoint of now, to be kept elsewhere
     Checkpoint,
+}
+
+/// `clock …`
+#[derive(Debug, Subcommand)]
+pub enum ClockVerb {
+    /// Show whether the wall clock is believed; exit code 1 if it is not
+    Show,
+    /// Say that the wall clock is right as it is; recorded as an act
+    Accept {
+        /// Why, for the record
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
 }
 
 /// A stopped server's folder.
@@ -235,6 +249,17 @@ pub async fn log(target: &Target, verb: LogVerb) -> Result<(), OperatorError> {
             })
         }
     }
+}
+
+/// `clock …`; answers whether the clock is believed.
+pub async fn clock(target: &Target, verb: ClockVerb) -> Result<bool, OperatorError> {
+    let client = Client::new(&target.admin_socket);
+    let answer = match verb {
+        ClockVerb::Show => json!({ "clock": client.get("/v1/status").await?["clock"] }),
+        ClockVerb::Accept { reason } => client.post("/v1/clock/accept", &json!({ "reason": reason })).await?,
+    };
+    print(target.output, &answer, show::clock)?;
+    Ok(answer["clock"]["steady"] == json!(true))
 }
 
 /// Page by page, so that neither side holds the whole log. JSON is one record a line.

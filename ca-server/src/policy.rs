@@ -44,7 +44,7 @@ pub enum Denied {
     /// Any identity but the caller's own.
     #[error("the identity {asked:?} was asked for by {caller}")]
     Impersonation {
-        /// What was asked for, cut to 256 characters.
+        /// What was asked for, cut to 256 characters, if it is a SPIFFE ID.
         asked: String,
         /// Who asked.
         caller: SpiffeId,
@@ -56,7 +56,9 @@ pub fn decide(caller: &Caller, asked: &Asked, lifetimes: Lifetimes) -> Result<Gr
     // Istio's clients send empty texts for what they do not set.
     let other = |name: &&str| !name.is_empty() && *name != caller.identity.as_str();
     if let Some(other) = asked.impersonated.as_deref().filter(other) {
-        let asked = other.chars().take(256).collect();
+        // This goes to the log: what is no identity may be something secret.
+        let shown = if other.starts_with("spiffe://") { other } else { "(no SPIFFE ID)" };
+        let asked = shown.chars().take(256).collect();
         return Err(Denied::Impersonation { asked, caller: caller.identity.clone() });
     }
     let lifetime = match u64::try_from(asked.lifetime) {
@@ -85,6 +87,7 @@ pub(crate) mod tests {
             service_account: "reviews".to_owned(),
             instance: None,
             evidence: EvidenceEntry::default(),
+            issuer_key_ids: Vec::new(),
             expires: SystemTime::UNIX_EPOCH,
             cluster: None,
         }

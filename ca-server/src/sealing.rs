@@ -30,6 +30,8 @@ use signet_service::files;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
+use crate::exposure;
+
 /// The format that is written, and the newest that is read.
 const VERSION: u8 = 1;
 const LABEL: &str = "SIGNET SEALED KEY";
@@ -252,16 +254,17 @@ impl Sealer {
         Ok(Zeroizing::new(opened.to_vec()))
     }
 
-    /// Reads the key file `name` of the folder `folder`. A plain one is sealed on the way, if there is a
-    /// key-encryption key.
+    /// Reads the key file `name` of the folder `folder`. One of ours that others may open is closed, a plain one is
+    /// sealed on the way, if there is a key-encryption key.
     ///
     /// # Errors
     /// It is not there (the file's error says so), cannot be read or opened, or cannot be sealed.
     pub fn read_file(&self, folder: &Path, name: &str) -> Result<Zeroizing<Vec<u8>>, KeyFileError> {
         let path = folder.join(name);
-        let stored = File::open(&path)
-            .and_then(read_bounded)
-            .map_err(|source| KeyFileError::Read { path: path.clone(), source })?;
+        let failed = |source| KeyFileError::Read { path: path.clone(), source };
+        let file = File::open(&path).map_err(failed)?;
+        exposure::close_key(&file, &path).map_err(failed)?;
+        let stored = read_bounded(file).map_err(failed)?;
         let plain =
             self.open(name, &stored).map_err(|source| KeyFileError::Seal { path: path.clone(), source })?;
         if self.seals() && !is_sealed(&stored) {
@@ -291,6 +294,11 @@ pub fn is_sealed(stored: &[u8]) -> bool {
 
 fn associated(name: &str) -> Aad<Vec<u8>> {
     Aad::from([&[VERSION], name.as_bytes()].concat())
+}
+
+/// Whether this is a key-encryption key as people write it, in hex or base64, where its file's name should be.
+pub(crate) fn is_key(text: &[u8]) -> bool {
+    text.len() != KEY && !text.starts_with(b"/") && key_bytes(text).is_some()
 }
 
 /// A key in any of its three forms. They cannot be mistaken for each other: their lengths differ.

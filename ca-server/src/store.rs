@@ -10,6 +10,8 @@ use std::path::PathBuf;
 pub use self::memory::MemoryStore;
 pub use self::sled::SledStore;
 
+#[cfg(test)]
+pub(crate) mod forgetful;
 mod memory;
 mod sled;
 
@@ -27,12 +29,18 @@ pub enum Table {
     BySerial = 3,
     /// Index of the log: SPIFFE ID and instance to their latest certificate.
     ByIdentity = 4,
+    /// Who is blocked.
+    Blocks = 5,
 }
 
 impl Table {
     /// Those that nothing can make again, each with its name in a backup.
-    pub(crate) const KEPT: [(Table, &str); 3] =
-        [(Table::Meta, "meta"), (Table::Authorities, "authorities"), (Table::Consumers, "consumers")];
+    pub(crate) const KEPT: [(Table, &str); 4] = [
+        (Table::Meta, "meta"),
+        (Table::Authorities, "authorities"),
+        (Table::Consumers, "consumers"),
+        (Table::Blocks, "blocks"),
+    ];
 }
 
 /// A row: its key without the table, and its value.
@@ -74,12 +82,12 @@ pub trait Store: Send + Sync {
 }
 
 /// Changes that happen together. Of two changes to one key the later holds.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Batch {
     changes: Vec<Change>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Change {
     table: Table,
     key: Vec<u8>,
@@ -184,6 +192,23 @@ mod tests {
     #[test]
     fn the_memory_store_conforms() {
         conforms(&MemoryStore::default());
+    }
+
+    #[test]
+    fn the_forgetful_store_conforms_and_forgets_at_a_kill_what_was_not_flushed() {
+        let store = forgetful::ForgetfulStore::default();
+        conforms(&store);
+        for key in [b"x", b"y", b"z"] {
+            let mut batch = Batch::default();
+            batch.put(Table::Meta, *key, *b"unflushed");
+            store.apply(batch).unwrap();
+        }
+        store.kill(2);
+        let kept = |key: &[u8]| store.read(Table::Meta, key).unwrap().is_some();
+        assert_eq!([b"ab", &b"x"[..], b"y", b"z"].map(kept), [true, true, true, false]);
+        store.fail(store.operations(), 1);
+        assert!(matches!(store.flush(), Err(StoreError::Flush(_))));
+        store.flush().unwrap();
     }
 
     #[test]

@@ -33,6 +33,11 @@ pub use folder::{
     TLS_KEY,
 };
 
+/// The stable names of everything that can be said of a folder, such as `NOT_A_CA`.
+pub fn finding_codes() -> impl Iterator<Item = &'static str> {
+    kinds::ALL.iter().map(|kind| kind.code)
+}
+
 /// Which of the forms that Istio knows a folder has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {

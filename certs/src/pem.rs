@@ -3,7 +3,10 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use thiserror::Error;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
+
+/// No label is longer, in bytes.
+const MAX_LABEL: usize = 64;
 
 use crate::name::escaped;
 
@@ -142,15 +145,21 @@ pub fn certificates(text: &[u8]) -> Result<Vec<(usize, Vec<u8>)>, PemError> {
     let labels = describe(&all);
     let found: Vec<_> = all
         .into_iter()
-        .filter(|block| matches!(block.label.as_str(), "CERTIFICATE" | "X509 CERTIFICATE"))
-        .map(|block| (block.line, block.der))
+        .filter_map(|mut block| match block.label.as_str() {
+            "CERTIFICATE" | "X509 CERTIFICATE" => Some((block.line, block.der)),
+            _ => {
+                // Some keep the key in the same file.
+                block.der.zeroize();
+                None
+            }
+        })
         .collect();
     if found.is_empty() { Err(PemError::Missing("CERTIFICATE", labels)) } else { Ok(found) }
 }
 
 /// One block with lines of 64 characters and a trailing newline.
 pub fn encode(label: &str, der: &[u8]) -> String {
-    let body = STANDARD.encode(der);
+    let body = Zeroizing::new(STANDARD.encode(der));
     let mut out = String::with_capacity(body.len() + body.len() / 64 + 2 * label.len() + 40);
     out.push_str("-----BEGIN ");
     out.push_str(label);
@@ -177,8 +186,11 @@ pub(crate) fn describe(blocks: &[Block]) -> String {
     blocks.iter().map(|block| escaped(&block.label)).collect::<Vec<_>>().join(", ")
 }
 
+/// The label of a marker line. A whole block on one line, its line ends lost, is none: a key's content would be
+/// taken for a label, and be named in errors.
 fn marker<'a>(line: &'a str, begins: &str) -> Option<&'a str> {
-    line.strip_prefix(begins)?.strip_suffix("-----")
+    let label = line.strip_prefix(begins)?.strip_suffix("-----")?;
+    (label.len() <= MAX_LABEL && !label.contains("--")).then_some(label)
 }
 
 #[cfg(test)]
@@ -217,6 +229,18 @@ mod tests {
         assert_eq!(blocks(bad.as_bytes()).err(), Some(PemError::Base64(1, "CERTIFICATE".into())));
         assert_eq!(blocks(&[0xff, 0xfe]).err(), Some(PemError::NotText));
         assert!(matches!(certificates(b"hello"), Err(PemError::Missing("CERTIFICATE", _))));
+    }
+
+    #[test]
+    fn a_block_that_lost_its_line_ends_is_not_repeated_as_a_label() {
+        let key = encode("PRIVATE KEY", b"a private key that nobody may see");
+        let body = key.lines().nth(1).unwrap();
+        for text in
+            [key.replace('\n', ""), key.replace('\n', "\\n"), format!("-----BEGIN {}-----", body.repeat(2))]
+        {
+            let errors = [certificates(text.as_bytes()).unwrap_err(), only(&text).err().unwrap()];
+            assert!(errors.iter().all(|error| !format!("{error} {error:?}").contains(body)), "{errors:?}");
+        }
     }
 
     #[test]

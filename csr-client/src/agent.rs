@@ -4,23 +4,30 @@
 //! SDS, files, the agent's folder and monitoring follow it. Start reading in `identity`.
 
 use crate::config::Config;
-use crate::identity::{self, Holder};
+use crate::identity::{Holder, upkeep};
 use crate::metrics::Metrics;
 use crate::monitoring::{self, MonitoringError};
-use crate::request::Requester;
+use crate::random;
+use crate::renew::{self, Machine};
+use crate::request::{Requester, adopt};
 use crate::sink::files::{self, Written};
 use crate::sink::sds::{self, SdsError, Socket, Source, Subscribers};
 use crate::state::{self, Folder, StateError};
 use crate::trust::watch::Watch;
+use signet_certs::clock::rfc3339;
+use signet_service::clock_watch::{Change, ClockWatch};
 use signet_service::logging::with_causes;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// How long streams and connections may take to end.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// How often the clocks are compared.
+const CLOCK_LOOK: Duration = Duration::from_secs(1);
 
 /// Why the agent does not run.
 #[derive(Debug, thiserror::Error)]
@@ -54,7 +61,12 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AgentEr
 
     let trust_domain = config.spiffe_id.trust_domain().clone();
     let holder = Arc::new(Holder::new(trust_domain.clone(), trust));
-    let requester = Arc::new(Requester::new(config, instance.as_deref()));
+    let first = begin_with_files(config, &holder).unwrap_or_else(SystemTime::now);
+    let requester = Requester::new(config, instance.as_deref());
+    let requester = Arc::new(match config.renew_with_certificate {
+        true => requester.showing(holder.subscribe()),
+        false => requester,
+    });
     let metrics = Arc::new(Metrics::default());
     let subscribers = Arc::new(Subscribers::remembering(earlier));
     // Servers end by themselves after `stop`; the loops are dropped.
@@ -68,18 +80,19 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AgentEr
         let include_roots_in_chain = config.include_roots_in_chain;
         let source =
             Source { served: holder.subscribe(), trust_domain: trust_domain.clone(), include_roots_in_chain };
-        let serve = sds::serve(socket, source, subscribers.clone(), stop.clone());
+        let serve = sds::serve(socket, source, subscribers.clone(), metrics.clone(), stop.clone());
         servers.spawn(async move { serve.await.map_err(|error| with_causes(&error)) });
     }
     let files = config.output_certs.clone().map(|folder| {
         let (writer, written) = watch::channel(Written::default());
         let include = config.include_roots_in_chain;
-        loops.spawn(files::follow(folder, holder.subscribe(), trust_domain, include, writer));
+        let metrics = metrics.clone();
+        loops.spawn(files::follow(folder, holder.subscribe(), trust_domain, include, writer, metrics));
         written
     });
     if let Some(folder) = folder {
-        loops.spawn(state::follow_trust(folder.clone(), holder.subscribe()));
-        loops.spawn(state::follow_subscribers(folder, subscribers.clone()));
+        loops.spawn(state::follow_trust(folder.clone(), holder.subscribe(), metrics.clone()));
+        loops.spawn(state::follow_subscribers(folder, subscribers.clone(), metrics.clone()));
     }
     let watch = Watch {
         requester: requester.clone(),
@@ -89,8 +102,9 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AgentEr
         metrics: metrics.clone(),
     };
     loops.spawn(watch.keep());
+    loops.spawn(follow_clock(metrics.clone()));
     let renewal = config.renewal;
-    loops.spawn(async move { identity::keep(&requester, &holder, renewal, &metrics).await });
+    loops.spawn(async move { upkeep::keep(requester, &holder, renewal, first, &Machine, &metrics).await });
 
     let result = tokio::select! {
         // The servers end by the same token: who is told to stop has not failed.
@@ -107,6 +121,54 @@ pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AgentEr
     result
 }
 
+/// Takes over the certificate of an earlier run from its files, if it is good under the roots of that run; says
+/// when it is to be renewed.
+fn begin_with_files(config: &Config, holder: &Holder) -> Option<SystemTime> {
+    let trust = holder.served().trust?;
+    let bundle = trust.bundles.get(config.spiffe_id.trust_domain())?;
+    let (now, folder) = (SystemTime::now(), config.output_certs.as_deref()?);
+    let kept = files::read(folder).transpose()?.map_err(|error| with_causes(&error));
+    let adopted = kept.and_then(|(chain, key)| {
+        adopt(chain, &key, &config.spiffe_id, bundle, now).map_err(|error| with_causes(&error))
+    });
+    let svid = match adopted {
+        Ok(svid) => svid,
+        Err(error) => {
+            tracing::warn!(error, folder = %folder.display(), "the certificate of an earlier run is not used");
+            return None;
+        }
+    };
+    let lifetime = svid.lifetime();
+    let not_after = rfc3339(lifetime.not_after);
+    tracing::info!(serial = %svid.serial(), not_after, "the certificate of an earlier run is served");
+    holder.begin_with(svid);
+    // A shorter lifetime is wished for by now.
+    let whole = lifetime.not_after.duration_since(now).unwrap_or_default();
+    if whole > config.ttl {
+        return Some(now);
+    }
+    Some(renew::due(lifetime, config.renewal, random::unit() * 2.0 - 1.0))
+}
+
+/// Says when the wall clock is stepped. There is nobody to ask whether it is right now, so it is believed.
+async fn follow_clock(metrics: Arc<Metrics>) {
+    let watch = ClockWatch::of_machine();
+    loop {
+        tokio::time::sleep(CLOCK_LOOK).await;
+        for change in watch.tick() {
+            match change {
+                Change::Stepped(stepped) => {
+                    metrics.clock_stepped();
+                    tracing::warn!(by = %stepped.by, "the wall clock was stepped");
+                    watch.accept();
+                }
+                Change::Suspended(time) => tracing::info!(?time, "the machine slept"),
+                Change::Returned => {}
+            }
+        }
+    }
+}
+
 fn good<T: Default>(stored: Result<T, StateError>) -> T {
     stored.unwrap_or_else(|error| {
         tracing::warn!(error = %with_causes(&error), "a file of the agent's folder is passed over");
@@ -119,6 +181,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::testing::{Envoy, FakeCa, statement};
+    use signet_certs::key::PrivateKey;
     use signet_proto::signet::trust::v1::{Acknowledgement, Holding, WatchRequest};
     use std::path::Path;
     use tokio::task::JoinHandle;
@@ -183,9 +246,11 @@ mod tests {
         assert_eq!(sent.certificate(), (chain, key));
 
         // Sent and not accepted: not held. Accepted: held.
-        until(&mut ca, |stated| holdings(stated) == [Holding::NotHeld]).await;
+        let connected = |stated: &Acknowledgement| stated.subscribers.is_some_and(|all| all.connected == 1);
+        until(&mut ca, |stated| holdings(stated) == [Holding::NotHeld] && connected(stated)).await;
         envoy.accept(&["default", "ROOTCA"], &sent.nonce).await;
-        let stated = until(&mut ca, |stated| holdings(stated) == [Holding::Held]).await;
+        let held = |stated: &Acknowledgement| holdings(stated) == [Holding::Held] && connected(stated);
+        let stated = until(&mut ca, held).await;
         assert_eq!(stated.serving_serial, sent.serial().as_bytes());
         let subscribers = stated.subscribers.unwrap();
         assert_eq!((subscribers.connected, subscribers.acknowledged), (1, 1));
@@ -225,7 +290,8 @@ mod tests {
         file(&folder.path().join("state").join("bundle.json")).await;
         first.stop().await;
 
-        // The first contact's file is gone and the CA refuses: roots are there all the same.
+        // The first contact's file is gone, no certificate is kept, and the CA refuses: roots are there all the same.
+        std::fs::remove_dir_all(folder.path().join("certs")).unwrap();
         std::fs::remove_file(folder.path().join("ca-root.pem")).unwrap();
         ca.behave(|_| Err(Status::unavailable("later")));
         while ca.stated.try_recv().is_ok() {}
@@ -238,6 +304,45 @@ mod tests {
         let mut envoy = Envoy::open(&socket, "node", &["default", "ROOTCA"]).await;
         assert_eq!(envoy.next().await.names(), ["ROOTCA"]);
         second.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_restart_without_the_ca_serves_the_certificate_that_it_wrote() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut ca = FakeCa::start().await;
+        let config = ca.config(folder.path());
+        let (socket, certs) = (folder.path().join("sds"), folder.path().join("certs"));
+        let first = Running::start(config.clone());
+        let chain = file(&certs.join("cert-chain.pem")).await;
+        let key = file(&certs.join("key.pem")).await;
+        file(&folder.path().join("state").join("bundle.json")).await;
+        first.stop().await;
+        ca.seen.recv().await.unwrap();
+
+        ca.behave(|_| Err(Status::unavailable("away")));
+        let second = Running::start(config.clone());
+        let mut envoy = Envoy::open_when_there(&socket, "node", &["default", "ROOTCA"]).await;
+        let sent = envoy.next().await;
+        assert_eq!((sent.names(), sent.certificate()), (vec!["default", "ROOTCA"], (chain.clone(), key)));
+        second.stop().await;
+        assert!(ca.seen.try_recv().is_err(), "it is not due, and nobody was asked for another");
+        assert_eq!(file(&certs.join("cert-chain.pem")).await, chain);
+
+        // A shorter life is wished for: it is served, and another is asked for.
+        let third = Running::start(Config { ttl: config.ttl / 2, ..config.clone() });
+        let mut envoy = Envoy::open_when_there(&socket, "node", &["default"]).await;
+        assert_eq!(envoy.next().await.certificate().0, chain);
+        ca.seen.recv().await.unwrap();
+        third.stop().await;
+
+        // Files that do not fit together, as a cut between two renames leaves them, are not served.
+        std::fs::write(certs.join("key.pem"), PrivateKey::generate_p256().unwrap().to_pkcs8_pem()).unwrap();
+        let fourth = Running::start(config);
+        ca.seen.recv().await.unwrap();
+        ca.recover();
+        let mut envoy = Envoy::open_when_there(&socket, "node", &["default"]).await;
+        assert_ne!(envoy.next().await.certificate().0, chain);
+        fourth.stop().await;
     }
 
     #[tokio::test]

@@ -23,6 +23,7 @@ const SINGLE: &[Setting] = &[
     setting("ca_name", "ISTIOD_SAN", None, "NAME", "Name to verify in the CA's certificate where it is not the host of --ca"),
     setting("ca_root", "CA_ROOT_CA", Some("./var/run/secrets/istio/root-cert.pem"), "FILE", "Roots for the first contact with the CA (PEM), or SYSTEM"),
     setting("token", "SIGNET_TOKEN", Some("./var/run/secrets/tokens/istio-token"), "FILE", "Service-account token, read at each attempt"),
+    setting("renew_with_certificate", "SIGNET_RENEW_WITH_CERTIFICATE", Some("off"), "on|off", "Show the CA the certificate that is held, where the token is gone or refused"),
     setting("trust_domain", "TRUST_DOMAIN", Some("cluster.local"), "TD", "Trust domain of our SPIFFE ID"),
     setting("namespace", "POD_NAMESPACE", None, "NS", "Namespace of our SPIFFE ID"),
     setting("service_account", "SERVICE_ACCOUNT", None, "SA", "Service account of our SPIFFE ID"),
@@ -40,6 +41,11 @@ const SINGLE: &[Setting] = &[
     setting("log_level", "SIGNET_LOG_LEVEL", Some("info"), "LEVEL", "error, warn, info, debug or trace"),
 ];
 
+/// Whether this is a token where a file's name should be.
+fn is_token(text: &str) -> bool {
+    text.starts_with("ey") && text.matches('.').count() == 2 && !text.contains('/')
+}
+
 const SETTINGS: Settings = Settings { single: SINGLE, tables: &[] };
 
 /// A checked configuration.
@@ -49,6 +55,8 @@ pub struct Config {
     pub ca: Ca,
     /// The token's file.
     pub token: PathBuf,
+    /// Whether the certificate that is held may take the place of a token that is gone or refused.
+    pub renew_with_certificate: bool,
     /// Who we are.
     pub spiffe_id: SpiffeId,
     /// Lifetime to ask for.
@@ -139,7 +147,17 @@ pub fn load(
 fn check(values: &mut Values, purpose: Purpose) -> Option<Config> {
     // Everything is read before the first `?`, so that no fault hides another.
     let ca = ca(values);
-    let token = values.required("token").map(PathBuf::from);
+    let token = values.parsed("token", |text| match text {
+        text if is_token(text) => {
+            Err("is the token itself, which nobody should see here: name its file".to_owned())
+        }
+        path => Ok(PathBuf::from(path)),
+    });
+    let renew_with_certificate = values.parsed("renew_with_certificate", |text| match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(format!("must be on or off, not {text:?}")),
+    });
     let spiffe_id = spiffe_id(values);
     let ttl = values.parsed("ttl", |text| match duration::parse(text)? {
         ttl if ttl < MIN_TTL => Err("must be 2s or more".into()),
@@ -171,6 +189,7 @@ fn check(values: &mut Values, purpose: Purpose) -> Option<Config> {
     Some(Config {
         ca: ca?,
         token: token?,
+        renew_with_certificate: renew_with_certificate?,
         spiffe_id: spiffe_id?,
         ttl: ttl?,
         renewal: Renewal { ratio: ratio?, jitter: jitter? },
@@ -274,7 +293,13 @@ mod tests {
         assert_eq!(config.ca.name, "istiod.istio-system.svc");
         assert_eq!(config.ttl, Duration::from_secs(86_400));
         assert_eq!(config.state.unwrap(), PathBuf::from("/run/s.state"));
-        assert!(!config.monitoring.asked);
+        assert!(!config.monitoring.asked && !config.renew_with_certificate);
+        let on = |value: &str| {
+            let flag = format!("--renew-with-certificate={value}");
+            load_from(&[NEEDED, &[flag.as_str()]].concat(), &[])
+        };
+        assert!(on("on").unwrap().renew_with_certificate);
+        assert!(on("true").unwrap_err().to_string().contains("must be on or off"));
     }
 
     #[test]
@@ -383,5 +408,13 @@ mod tests {
         let long = format!("--sds-socket=/{}", "s".repeat(MAX_SOCKET_PATH));
         let flags: Vec<&str> = base.iter().copied().chain([long.as_str()]).collect();
         assert!(load_from(&flags, &[]).unwrap_err().to_string().contains("107 bytes"));
+    }
+
+    #[test]
+    fn a_token_in_its_file_s_place_is_refused_and_not_repeated() {
+        let text =
+            load_from(&["--token=eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJ4In0.c2lnbmF0dXJl"], &[]).unwrap_err();
+        let text = text.to_string();
+        assert!(text.contains("is the token itself") && !text.contains("eyJ"), "{text}");
     }
 }

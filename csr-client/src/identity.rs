@@ -1,29 +1,23 @@
-//! The certificate that we have and the loop that keeps it fresh.
+//! The certificate that we have.
 //!
 //! [`Holder`] is the one owner of what is served: a certificate with its key, and trust. It replaces them
-//! only by something that was verified; sinks follow with a `watch` receiver. [`keep`] asks, waits and asks
-//! again for as long as the agent runs, whether anybody is subscribed or not. What an attempt does is in
-//! `request`, when the next one is due in `renew`.
+//! only by something that was verified; sinks follow with a `watch` receiver. The loop that keeps it fresh is
+//! in `upkeep`.
 
-use crate::config::Renewal;
-use crate::metrics::Metrics;
-use crate::random;
-use crate::renew::{self, Lifetime};
-use crate::request::{Answer, RequestError, Requester};
+pub mod upkeep;
+
+use crate::renew::Lifetime;
+use crate::request::Answer;
 use crate::trust::Trust;
 use signet_certs::bundle::TrustBundle;
 use signet_certs::chain::{self, Certificate, ChainError};
 use signet_certs::serial::Serial;
 use signet_certs::spiffe_id::TrustDomain;
-use signet_service::logging::with_causes;
+use signet_certs::validity::ValidityError;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
-
-/// Shortest time between two certificates, whatever ratio and lifetime say.
-const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A verified X.509-SVID with its key.
 pub struct Svid {
@@ -76,9 +70,10 @@ impl Svid {
         Lifetime { received: self.received, not_before: validity.not_before, not_after: validity.not_after }
     }
 
-    /// Whether it can be used at `now`.
-    pub fn is_valid_at(&self, now: SystemTime) -> bool {
-        self.leaf.facts().validity.at(now).is_ok()
+    /// Whether it has ended at `now`. That it is not valid yet is no reason to withhold it: it was valid when it
+    /// came, so that the clock was set back since, and peers may know better.
+    fn has_ended(&self, now: SystemTime) -> bool {
+        matches!(self.leaf.facts().validity.at(now), Err(ValidityError::Ended(_)))
     }
 
     /// What is left of it.
@@ -97,9 +92,9 @@ pub struct Served {
 }
 
 impl Served {
-    /// The certificate, if it can be used at `now`.
+    /// The certificate, if it has not ended at `now`.
     pub fn valid_svid(&self, now: SystemTime) -> Option<&Arc<Svid>> {
-        self.svid.as_ref().filter(|svid| svid.is_valid_at(now))
+        self.svid.as_ref().filter(|svid| !svid.has_ended(now))
     }
 }
 
@@ -120,14 +115,14 @@ pub struct Holder {
     trust_domain: TrustDomain,
     served: watch::Sender<Served>,
     /// Whether the trust watch has told us the CA's present trust on a stream that still stands.
-    watching: AtomicBool,
+    watching: watch::Sender<bool>,
 }
 
 impl Holder {
     /// Starts with the trust of an earlier run, if there is any.
     pub fn new(trust_domain: TrustDomain, trust: Option<Trust>) -> Self {
         let served = Served { svid: None, trust: trust.map(Arc::new) };
-        Self { trust_domain, served: watch::Sender::new(served), watching: AtomicBool::new(false) }
+        Self { trust_domain, served: watch::Sender::new(served), watching: watch::Sender::new(false) }
     }
 
     /// Follows what is served.
@@ -145,20 +140,35 @@ impl Holder {
         &self.trust_domain
     }
 
+    /// Begins with a certificate of an earlier run, which was judged under the roots that are held.
+    pub(crate) fn begin_with(&self, svid: Svid) {
+        self.served.send_modify(|served| served.svid = Some(Arc::new(svid)));
+    }
+
     /// Judges the certificate at `now` as a peer with the roots that are served beside it would.
     pub fn verify(&self, now: SystemTime) -> Result<(), Unusable> {
         let served = self.served();
         let svid = served.svid.ok_or(Unusable::NoCertificate)?;
-        let bundle = served.trust.as_ref().and_then(|trust| trust.bundles.get(&self.trust_domain));
+        Ok(self.judge(&svid, served.trust.as_deref(), now)?)
+    }
+
+    /// Judges the certificate of an answer under the roots that would be served beside it.
+    pub(crate) fn rehearse(&self, answer: &Answer, now: SystemTime) -> Result<(), ChainError> {
+        let held = self.served().trust;
+        let after = Trust::after_answer(held.as_deref(), *self.watching.borrow(), answer.trust.clone());
+        self.judge(&answer.svid, after.as_ref().or(held.as_deref()), now)
+    }
+
+    fn judge(&self, svid: &Svid, trust: Option<&Trust>, now: SystemTime) -> Result<(), ChainError> {
+        let bundle = trust.and_then(|trust| trust.bundles.get(&self.trust_domain));
         let roots = bundle.map(TrustBundle::roots).unwrap_or_default();
-        chain::verify_svid(&svid.leaf, &svid.intermediates, roots, now)?;
-        Ok(())
+        chain::verify_svid(&svid.leaf, &svid.intermediates, roots, now).map(drop)
     }
 
     /// Takes over an answer of the CA: certificate and roots in one step, so that no reader sees one
     /// without the other.
     pub fn take_answer(&self, answer: Answer) {
-        let watching = self.watching.load(Ordering::Relaxed);
+        let watching = *self.watching.borrow();
         self.served.send_modify(|served| {
             if let Some(trust) = Trust::after_answer(served.trust.as_deref(), watching, answer.trust) {
                 served.trust = Some(Arc::new(trust));
@@ -169,73 +179,31 @@ impl Holder {
 
     /// Takes over what the trust watch said; from now on it is newer than what answers say.
     pub fn take_trust(&self, trust: Trust) {
-        self.watching.store(true, Ordering::Relaxed);
-        self.served.send_modify(|served| served.trust = Some(Arc::new(trust)));
+        self.watching.send_if_modified(|watching| !std::mem::replace(watching, true));
+        self.served.send_if_modified(|served| {
+            let changes = served.trust.as_deref() != Some(&trust);
+            if changes {
+                served.trust = Some(Arc::new(trust));
+            }
+            changes
+        });
     }
 
     /// The watch's stream has ended: answers are the newest word again.
     pub fn stopped_watching(&self) {
-        self.watching.store(false, Ordering::Relaxed);
+        self.watching.send_replace(false);
     }
-}
-
-/// Gets certificates for ever; ends only by being dropped.
-pub async fn keep(requester: &Requester, holder: &Holder, renewal: Renewal, metrics: &Metrics) {
-    let mut failures = 0;
-    loop {
-        let next = match attempt(requester, holder, metrics).await {
-            Ok(lifetime) => {
-                failures = 0;
-                let due = renew::due(lifetime, renewal, random::unit() * 2.0 - 1.0);
-                due.max(SystemTime::now() + SHORTEST_INTERVAL)
-            }
-            Err(error) => {
-                failures += 1;
-                let now = SystemTime::now();
-                let left = holder.served().svid.map(|svid| svid.left(now)).unwrap_or_default();
-                let wait = renew::retry_after(failures, random::unit(), error.hint(), left);
-                tracing::warn!(
-                    reason = error.reason(),
-                    error = %with_causes(&error),
-                    failures,
-                    retry_in = ?wait,
-                    certificate_left = ?left,
-                    "no certificate from the CA"
-                );
-                now + wait
-            }
-        };
-        renew::wait_until(next, SystemTime::now).await;
-    }
-}
-
-async fn attempt(
-    requester: &Requester,
-    holder: &Holder,
-    metrics: &Metrics,
-) -> Result<Lifetime, RequestError> {
-    let began = tokio::time::Instant::now();
-    let result = requester.obtain(holder.served().trust.as_deref()).await;
-    metrics.requested(began.elapsed(), result.as_ref().err().map(RequestError::reason));
-    let answer = result?;
-    let (lifetime, serial) = (answer.svid.lifetime(), answer.svid.serial().to_string());
-    holder.take_answer(answer);
-    tracing::info!(
-        serial,
-        not_after = signet_certs::clock::rfc3339(lifetime.not_after),
-        latency = ?began.elapsed(),
-        "new certificate"
-    );
-    Ok(lifetime)
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::config::Monitoring;
-    use crate::monitoring;
-    use crate::testing::{Authority, FakeCa, HOUR, Pki, ended, reviews, trust, trust_domain, validity};
+    use crate::config::{Monitoring, Renewal};
+    use crate::metrics::Metrics;
+    use crate::request::Requester;
+    use crate::testing::{Authority, FakeCa, HOUR, Lie, Pki, ended, reviews, trust, trust_domain, validity};
+    use crate::{monitoring, renew};
     use signet_certs::csr::VerifiedCsr;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
@@ -259,7 +227,7 @@ mod tests {
             prepare(&ca);
             let mut config = ca.config(folder.path());
             config.ttl = ttl;
-            let requester = Requester::new(&config, None);
+            let requester = Arc::new(Requester::new(&config, None));
             let holder = Arc::new(Holder::new(trust_domain(), None));
             let metrics = Arc::new(Metrics::default());
             let stop = CancellationToken::new();
@@ -271,7 +239,7 @@ mod tests {
             tokio::spawn(async move {
                 let renewal = Renewal { ratio: 0.5, jitter: 0.0 };
                 tokio::select! {
-                    () = keep(&requester, &kept, renewal, &counted) => {}
+                    () = upkeep::keep(requester, &kept, renewal, SystemTime::now(), &renew::Machine, &counted) => {}
                     () = stopped.cancelled() => {}
                 }
             });
@@ -348,6 +316,36 @@ mod tests {
         assert!(running.metric(failed) >= Some(1) && running.metric(lies) >= Some(1));
         running.ca.recover();
         running.serial_after(Some(&good)).await;
+    }
+
+    #[tokio::test]
+    async fn a_lie_that_a_library_cannot_stand_does_not_end_the_agent() {
+        let running = Loop::start(|ca| ca.lie(Lie::Details), Duration::from_secs(60)).await;
+        let faults = "signet_agent_request_failures{reason=\"fault\"}";
+        while running.metric(faults) < Some(1) {
+            tokio::task::yield_now().await;
+        }
+        running.ca.recover();
+        running.serial_after(None).await;
+    }
+
+    #[tokio::test]
+    async fn a_certificate_that_the_held_roots_do_not_anchor_is_not_taken() {
+        let running = Loop::start(|_| {}, Duration::from_secs(3600)).await;
+        running.serial_after(None).await;
+        let (root, other) = (&running.ca.pki.root, Pki::new());
+        running.holder.take_trust(trust(&[root], Some((1, 2))));
+        let answer = |roots: &[&Authority], version| Answer {
+            svid: other.svid(validity(HOUR)),
+            trust: trust(roots, version),
+        };
+        let now = SystemTime::now();
+        let rehearse = |answer: &Answer| running.holder.rehearse(answer, now).is_ok();
+        assert!(!rehearse(&answer(&[&other.root], Some((1, 2)))), "no newer than the watch's word");
+        assert!(!rehearse(&answer(&[&other.root], None)));
+        assert!(rehearse(&answer(&[root, &other.root], Some((1, 3)))), "newer, and so taken");
+        running.holder.stopped_watching();
+        assert!(rehearse(&answer(&[&other.root], None)), "the answers' word counts");
     }
 
     #[tokio::test]

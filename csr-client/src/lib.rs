@@ -7,6 +7,7 @@
 //! commands of their own.
 
 pub mod agent;
+mod complaint;
 pub mod config;
 pub mod evidence;
 pub mod fetch;
@@ -16,8 +17,11 @@ pub mod identity;
 pub mod metrics;
 pub mod monitoring;
 mod random;
+pub mod reason;
 pub mod renew;
 pub mod request;
+#[cfg(test)]
+mod secrecy_tests;
 pub mod secret;
 pub mod sink;
 pub mod state;

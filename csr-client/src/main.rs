@@ -4,6 +4,7 @@ use clap::{Arg, ArgGroup, ArgMatches, Command};
 use signet_csr_client::config::{self, Config, Purpose};
 use signet_csr_client::secret::{self, View};
 use signet_csr_client::{agent, fetch};
+use signet_service::core_dumps;
 use signet_service::logging::{self, Logging};
 use signet_service::settings::Faults;
 use std::error::Error;
@@ -19,6 +20,9 @@ type Outcome = Result<(), Box<dyn Error>>;
 const LOOK: Duration = Duration::from_secs(3);
 
 fn main() -> ExitCode {
+    if let Err(error) = core_dumps::forbid() {
+        eprintln!("csr-client: core dumps cannot be forbidden: {error}");
+    }
     let matches = command().get_matches();
     // A second TLS provider anywhere in the tree would otherwise be found out only at the first connection.
     let _ = rustls::crypto::ring::default_provider().install_default();

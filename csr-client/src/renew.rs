@@ -1,10 +1,11 @@
-//! When to ask again: pure functions of times and draws, and the one wait that follows the wall clock.
+//! When to ask again: pure functions of times and draws, and the one wait that follows the clocks.
 //!
 //! Renewal is counted from the moment a certificate was received, or from its NotBefore if that is later:
 //! CAs set NotBefore two minutes back, which would bring the renewal of short certificates forward. The
 //! loop that acts on this is in `identity`.
 
 use crate::config::Renewal;
+use signet_service::clock_watch::{Clocks, MachineClocks, Reading};
 use std::time::{Duration, SystemTime};
 
 /// First wait after a failure.
@@ -15,8 +16,8 @@ const LONGEST_RETRY: Duration = Duration::from_secs(60);
 const LONGEST_RETRY_WITHOUT: Duration = Duration::from_secs(5);
 /// Shortest wait, however little is left.
 const SHORTEST_RETRY: Duration = Duration::from_millis(100);
-/// Longest sleep without a look at the wall clock: timers stand still while a machine is suspended.
-const SLICE: Duration = Duration::from_secs(30);
+/// Longest sleep without a look at the clocks: timers stand still while a machine is suspended.
+const SLICE: Duration = Duration::from_secs(5);
 
 /// The times of a certificate that matter here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,16 +55,45 @@ pub fn retry_after(failures: u32, draw: f64, hint: Option<Duration>, left: Durat
     if left.is_zero() { wait } else { wait.min((left / 4).max(SHORTEST_RETRY)) }
 }
 
-/// Returns when `now` has reached `moment`, at most one slice late after a suspension.
-pub async fn wait_until(moment: SystemTime, now: impl Fn() -> SystemTime) {
-    wait_in_slices(moment, SLICE, now).await;
+/// Time as the agent lives by it; tests have their own.
+pub trait Clock: Send + Sync {
+    /// What the clocks say.
+    fn read(&self) -> Reading;
+
+    /// Sleeps; what a suspended machine sleeps on top of it is not counted.
+    fn sleep(&self, time: Duration) -> impl Future<Output = ()> + Send;
+
+    /// Returns when the wall clock has reached `moment`, or when as much time has gone by as was left of it at
+    /// the call: a clock that is set back must not put a renewal off. After a suspension it is a few seconds
+    /// late at the most.
+    fn until(&self, moment: SystemTime) -> impl Future<Output = ()> + Send {
+        async move {
+            let begin = self.read();
+            let end = begin.since_start + moment.duration_since(begin.wall).unwrap_or_default();
+            loop {
+                let now = self.read();
+                let left = moment.duration_since(now.wall).unwrap_or_default();
+                let left = left.min(end.saturating_sub(now.since_start));
+                if left.is_zero() {
+                    return;
+                }
+                self.sleep(left.min(SLICE)).await;
+            }
+        }
+    }
 }
 
-async fn wait_in_slices(moment: SystemTime, slice: Duration, now: impl Fn() -> SystemTime) {
-    while let Ok(left) = moment.duration_since(now())
-        && !left.is_zero()
-    {
-        tokio::time::sleep(left.min(slice)).await;
+/// The machine's.
+#[derive(Debug, Clone, Copy)]
+pub struct Machine;
+
+impl Clock for Machine {
+    fn read(&self) -> Reading {
+        MachineClocks.read()
+    }
+
+    fn sleep(&self, time: Duration) -> impl Future<Output = ()> + Send {
+        tokio::time::sleep(time)
     }
 }
 
@@ -72,7 +102,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use proptest::prelude::*;
-    use std::sync::Mutex;
+    use signet_service::clock_watch::{ClocksByHand, Step};
+    use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
 
     const HOUR: Duration = Duration::from_secs(3600);
@@ -143,17 +174,41 @@ mod tests {
         assert_eq!(retry_after(1, 0.5, Some(24 * HOUR), 24 * HOUR), LONGEST_RETRY);
     }
 
+    /// Waits for `wait` while the clocks are moved by `each` in every sleep; answers how many those were.
+    async fn sleeps(wait: Duration, each: impl Fn(&ClocksByHand, Duration) + Send + Sync) -> u32 {
+        struct Hand<F>(Arc<ClocksByHand>, AtomicU32, F);
+        impl<F: Fn(&ClocksByHand, Duration) + Send + Sync> Clock for Hand<F> {
+            fn read(&self) -> Reading {
+                self.0.read()
+            }
+            async fn sleep(&self, time: Duration) {
+                self.1.fetch_add(1, Ordering::Relaxed);
+                (self.2)(&self.0, time);
+            }
+        }
+        let reading = Reading { wall: start(), since_start: HOUR, awake: HOUR };
+        let clock = Hand(ClocksByHand::at(reading), AtomicU32::new(0), each);
+        clock.until(start() + wait).await;
+        clock.1.into_inner()
+    }
+
     #[tokio::test]
-    async fn a_machine_that_slept_renews_when_it_wakes() {
-        let (clock, looks) = (Mutex::new(start()), AtomicU32::new(0));
-        // Each look finds the wall clock two hours further, though the timer counted only one slice.
-        let now = || {
-            looks.fetch_add(1, Ordering::Relaxed);
-            let mut clock = clock.lock().unwrap();
-            *clock += 2 * HOUR;
-            *clock
-        };
-        wait_in_slices(start() + 3 * HOUR, Duration::from_millis(1), now).await;
-        assert_eq!(looks.load(Ordering::Relaxed), 2);
+    async fn a_wait_ends_by_the_wall_clock_or_by_the_time_that_went_by() {
+        assert_eq!(sleeps(HOUR, ClocksByHand::pass).await, 720, "nothing happens");
+        let slept = sleeps(12 * HOUR, |clocks, time| {
+            clocks.pass(time);
+            clocks.suspend(16 * HOUR);
+        });
+        assert_eq!(slept.await, 1, "the machine slept past the moment");
+        let forwards = sleeps(HOUR, |clocks, time| {
+            clocks.pass(time);
+            clocks.step(Step::forwards(2 * HOUR));
+        });
+        assert_eq!(forwards.await, 1);
+        let backwards = sleeps(HOUR, |clocks, time| {
+            clocks.pass(time);
+            clocks.step(Step::backwards(HOUR));
+        });
+        assert_eq!(backwards.await, 720, "set back all the time, and no later than planned");
     }
 }

@@ -7,27 +7,34 @@
 
 pub(crate) mod answer;
 mod channel;
+mod refusal;
 
+use crate::reason::Reason;
 pub use answer::AnswerError;
+pub(crate) use answer::adopt;
 pub use channel::ConnectError;
 use channel::{Anchors, connect};
+pub use refusal::Refusal;
 
 use crate::config::Config;
 use crate::evidence::{EvidenceError, Token};
-use crate::identity::Svid;
+use crate::identity::{Served, Svid};
 use crate::trust::{Trust, Version};
 use signet_certs::bundle::Bundles;
+use signet_certs::chain::ChainError;
 use signet_certs::key::{KeyError, PrivateKey};
 use signet_certs::{csr, spiffe_id::SpiffeId};
 use signet_proto::istio::v1::auth::istio_certificate_service_client::IstioCertificateServiceClient;
 use signet_proto::istio::v1::auth::{IstioCertificateRequest, IstioCertificateResponse};
-use std::collections::BTreeMap;
+use signet_service::logging::with_causes;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
+use tokio::sync::watch;
 use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use tonic::transport::Channel;
-use tonic::{Request, Response, Status};
-use tonic_types::StatusExt;
+use tonic::{Code, Request, Response, Status};
 
 /// Header that names this agent beneath its identity, so that a CA can tell two agents of one identity
 /// apart.
@@ -43,6 +50,10 @@ pub struct Requester {
     spiffe_id: SpiffeId,
     ttl: Duration,
     instance: Option<MetadataValue<Ascii>>,
+    /// What is held, where that may take the place of a token.
+    held: Option<watch::Receiver<Served>>,
+    /// Whether it was what the CA believed last.
+    by_certificate: Arc<AtomicBool>,
 }
 
 /// A verified answer.
@@ -72,68 +83,81 @@ pub enum RequestError {
     /// No answer within the limit.
     #[error("the CA did not answer within {0:?}")]
     Deadline(Duration),
+    /// The connection ended, or what came on it is no gRPC.
+    #[error("the connection to the CA broke ({0})")]
+    Broken(String),
+    /// More than [`MAX_ANSWER`].
+    #[error("the CA's answer was dropped: it is longer than {MAX_ANSWER} bytes")]
+    TooLarge,
     /// The answer does not hold what we asked for.
     #[error("the CA's answer was dropped")]
     Answer(#[from] AnswerError),
-}
-
-/// What a CA says when it refuses.
-#[derive(Debug, Clone)]
-pub struct Refusal {
-    code: tonic::Code,
-    message: String,
-    /// The CA's own stable reason code, where it sends one.
-    reason: Option<String>,
-    /// What the CA expects, by name, sorted.
-    expected: BTreeMap<String, String>,
-    hint: Option<Duration>,
-}
-
-impl Refusal {
-    fn of(status: &Status) -> Self {
-        let details = status.get_error_details();
-        let info = details.error_info();
-        Self {
-            code: status.code(),
-            message: status.message().to_owned(),
-            reason: info.map(|info| info.reason.clone()).filter(|reason| !reason.is_empty()),
-            expected: info.map(|info| info.metadata.clone().into_iter().collect()).unwrap_or_default(),
-            hint: details.retry_info().and_then(|info| info.retry_delay),
-        }
-    }
-}
-
-impl std::fmt::Display for Refusal {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "the CA refused ({}", self.code as i32)?;
-        if let Some(reason) = &self.reason {
-            write!(f, ", {reason}")?;
-        }
-        write!(f, "): {}", self.message)?;
-        for (at, (key, value)) in self.expected.iter().enumerate() {
-            write!(f, "{}{key} {value:?}", if at == 0 { "; it expects " } else { ", " })?;
-        }
-        Ok(())
-    }
+    /// Peers with the roots that we hold, and that the answer does not replace, would refuse the certificate.
+    #[error("the CA's answer was dropped: it is not good under the roots that are held")]
+    NotUnderHeldRoots(#[source] ChainError),
+    /// The answer's roots would replace those that the CA itself is believed by.
+    #[error("the CA's answer was dropped: with its roots alone the CA itself could not be reached again")]
+    Roots(#[source] ConnectError),
+    /// Reading it made the code of the attempt panic; the log has where.
+    #[error("what the CA sent could not be dealt with: a fault in this program")]
+    Fault,
 }
 
 impl RequestError {
     /// A stable word for logs and metrics.
-    pub fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> Reason {
         match self {
-            Self::Evidence(_) => "evidence",
-            Self::Key(_) => "key",
-            Self::Connect(_) => "connect",
-            Self::Refused(_) => "refused",
-            Self::Deadline(_) => "deadline",
+            Self::Evidence(error) => error.reason(),
+            Self::Key(_) => Reason::Key,
+            Self::Connect(_) => Reason::Connect,
+            Self::Refused(_) => Reason::Refused,
+            Self::Deadline(_) => Reason::Deadline,
+            Self::Broken(_) => Reason::Broken,
+            Self::TooLarge => Reason::AnswerTooLarge,
             Self::Answer(error) => error.reason(),
+            Self::NotUnderHeldRoots(_) => Reason::AnswerNotUnderHeldRoots,
+            Self::Roots(_) => Reason::AnswerRoots,
+            Self::Fault => Reason::Fault,
         }
+    }
+
+    /// Whether other evidence might do.
+    fn is_of_evidence(&self) -> bool {
+        match self {
+            Self::Evidence(_) => true,
+            Self::Refused(refusal) => refusal.code() == Code::Unauthenticated,
+            _ => false,
+        }
+    }
+
+    /// Names the trouble, so that the same one can be told from another.
+    pub(crate) fn trouble(&self) -> String {
+        match self {
+            // The message may have a request's id in it.
+            Self::Refused(refusal) => refusal.trouble(),
+            other => with_causes(other),
+        }
+    }
+
+    /// A refusal that asks to wait.
+    #[cfg(test)]
+    pub(crate) fn refused_with_hint(hint: Duration) -> Self {
+        let mut details = tonic_types::ErrorDetails::new();
+        details.set_retry_info(Some(hint));
+        let status =
+            <Status as tonic_types::StatusExt>::with_error_details(Code::ResourceExhausted, "later", details);
+        Self::Refused(Refusal::of(&status))
+    }
+
+    /// Whether the CA was not even asked: then asking again soon costs nobody anything.
+    pub(crate) fn is_ours(&self) -> bool {
+        matches!(self, Self::Evidence(_))
     }
 
     /// How long the CA asks us to wait.
     pub fn hint(&self) -> Option<Duration> {
         match self {
-            Self::Refused(refusal) => refusal.hint,
+            Self::Refused(refusal) => refusal.hint(),
             _ => None,
         }
     }
@@ -150,25 +174,56 @@ impl Requester {
             spiffe_id: config.spiffe_id.clone(),
             ttl: config.ttl,
             instance,
+            held: None,
+            by_certificate: Arc::default(),
         }
     }
 
-    /// One attempt. `trust` is what is held already: it decides whom to believe at the other end.
+    /// May show the certificate of `held` where the token is gone or refused.
+    pub fn showing(self, held: watch::Receiver<Served>) -> Self {
+        Self { held: Some(held), ..self }
+    }
+
+    /// One attempt, and one more with the certificate that is held if only the token is at fault and that is
+    /// allowed. `trust` is what is held already: it decides whom to believe at the other end.
     pub async fn obtain(&self, trust: Option<&Trust>) -> Result<Answer, RequestError> {
+        let error = match self.attempt(trust, None).await {
+            Ok(answer) => {
+                self.by_certificate.store(false, Ordering::Relaxed);
+                return Ok(answer);
+            }
+            Err(error) => error,
+        };
+        let Some(svid) = self.certificate().filter(|_| error.is_of_evidence()) else { return Err(error) };
+        tracing::warn!(error = %with_causes(&error), "the token does not do; the certificate is shown instead");
+        match self.attempt(trust, Some(&svid)).await {
+            Ok(answer) => {
+                self.by_certificate.store(true, Ordering::Relaxed);
+                Ok(answer)
+            }
+            Err(second) => {
+                tracing::warn!(error = %with_causes(&second), "the certificate does not do either");
+                // What can be mended is the token.
+                Err(error)
+            }
+        }
+    }
+
+    async fn attempt(&self, trust: Option<&Trust>, shown: Option<&Svid>) -> Result<Answer, RequestError> {
         let limit = self.ca.timeout;
         let attempt = async {
             let key = PrivateKey::generate_p256()?;
             let csr = csr::create(&key, &self.spiffe_id)?;
-            let (response, first_contact) = self.call(csr, trust).await?;
+            let (response, first_contact) = self.call(csr, trust, shown).await?;
             let now = SystemTime::now();
             let version = Version::of(response.metadata());
             let chain = response.into_inner().cert_chain;
             let judged = answer::judge(&chain, &key, &self.spiffe_id, now)?;
             let bundles = Bundles::of(self.spiffe_id.trust_domain().clone(), judged.roots);
-            Ok(Answer {
-                svid: Svid::new(judged.leaf, judged.intermediates, key.to_pkcs8_pem(), now),
-                trust: Trust { version, bundles, first_contact },
-            })
+            let svid = Svid::new(judged.leaf, judged.intermediates, key.to_pkcs8_pem(), now);
+            let answer = Answer { svid, trust: Trust { version, bundles, first_contact } };
+            self.rehearse(trust, &answer.trust).await.map_err(RequestError::Roots)?;
+            Ok(answer)
         };
         tokio::time::timeout(limit, attempt).await.unwrap_or(Err(RequestError::Deadline(limit)))
     }
@@ -178,8 +233,9 @@ impl Requester {
         &self,
         csr: String,
         trust: Option<&Trust>,
+        shown: Option<&Svid>,
     ) -> Result<(Response<IstioCertificateResponse>, String), RequestError> {
-        let (channel, first_contact) = self.connect(trust).await?;
+        let (channel, first_contact) = self.connect_with(trust, shown).await?;
         // Istio's agent sends the key also when it has no signer to name.
         let signer = prost_types::Value { kind: Some(prost_types::value::Kind::StringValue(String::new())) };
         let mut request = Request::new(IstioCertificateRequest {
@@ -187,18 +243,40 @@ impl Requester {
             validity_duration: i64::try_from(self.ttl.as_secs()).unwrap_or(i64::MAX),
             metadata: Some(prost_types::Struct { fields: [("CertSigner".to_owned(), signer)].into() }),
         });
-        self.identify(request.metadata_mut()).await?;
+        self.describe(request.metadata_mut());
+        if shown.is_none() {
+            request.metadata_mut().insert("authorization", Token::read(&self.token).await?.header());
+        }
         let mut client = IstioCertificateServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER);
         match client.create_certificate(request).await {
             Ok(response) => Ok((response, first_contact)),
-            Err(status) => Err(RequestError::Refused(Refusal::of(&status))),
+            Err(status) => Err(failure(&status)),
         }
     }
 
-    /// Adds who we are: the token of this moment, our cluster, our instance.
+    /// Before roots go: whether the CA can be reached with those of `next` alone. A CA that says otherwise, by
+    /// mistake or on purpose, would never be believed again.
+    pub(crate) async fn rehearse(&self, held: Option<&Trust>, next: &Trust) -> Result<(), ConnectError> {
+        let own = self.spiffe_id.trust_domain();
+        let Some(held) = held.and_then(|held| held.bundles.get(own)) else { return Ok(()) };
+        let next = next.bundles.get(own).cloned().unwrap_or_default();
+        if next.contains_all(held) {
+            return Ok(());
+        }
+        connect(&self.ca, &Anchors::only(&next), None).await.map(drop)
+    }
+
+    /// Adds who we are: our cluster, our instance, and the token of this moment, unless the connection shows
+    /// our certificate in its place.
     pub(crate) async fn identify(&self, headers: &mut MetadataMap) -> Result<(), EvidenceError> {
-        let token = Token::read(&self.token).await?;
-        headers.insert("authorization", token.header());
+        self.describe(headers);
+        if self.believed_certificate().is_none() {
+            headers.insert("authorization", Token::read(&self.token).await?.header());
+        }
+        Ok(())
+    }
+
+    fn describe(&self, headers: &mut MetadataMap) {
         // The configuration lets only visible ASCII pass.
         if let Ok(cluster) = MetadataValue::try_from(self.ca.cluster_id.as_str()) {
             headers.insert("clusterid", cluster);
@@ -206,7 +284,16 @@ impl Requester {
         if let Some(instance) = &self.instance {
             headers.insert(INSTANCE_HEADER, instance.clone());
         }
-        Ok(())
+    }
+
+    /// The certificate that may be shown: one that has not ended.
+    fn certificate(&self) -> Option<Arc<Svid>> {
+        self.held.as_ref()?.borrow().valid_svid(SystemTime::now()).cloned()
+    }
+
+    /// The same, if it was what the CA believed last.
+    fn believed_certificate(&self) -> Option<Arc<Svid>> {
+        self.certificate().filter(|_| self.by_certificate.load(Ordering::Relaxed))
     }
 
     /// The limit of one attempt.
@@ -216,8 +303,28 @@ impl Requester {
 
     /// A connection that believes what is held now, with the name of what that began with.
     pub(crate) async fn connect(&self, trust: Option<&Trust>) -> Result<(Channel, String), ConnectError> {
+        self.connect_with(trust, self.believed_certificate().as_deref()).await
+    }
+
+    async fn connect_with(
+        &self,
+        trust: Option<&Trust>,
+        shown: Option<&Svid>,
+    ) -> Result<(Channel, String), ConnectError> {
         let anchors = Anchors::find(&self.ca.root, trust, self.spiffe_id.trust_domain()).await?;
-        Ok((connect(&self.ca, &anchors).await?, anchors.first_contact))
+        Ok((connect(&self.ca, &anchors, shown).await?, anchors.first_contact))
+    }
+}
+
+/// What a status says: the CA's refusal, or that no answer could be read.
+fn failure(status: &Status) -> RequestError {
+    // What is raised at this end has a source, which none that travelled has; only the limit's has none.
+    if status.code() == Code::OutOfRange && status.message().contains("decoded message length too large") {
+        RequestError::TooLarge
+    } else if std::error::Error::source(status).is_some() {
+        RequestError::Broken(refusal::short(status.message()))
+    } else {
+        RequestError::Refused(Refusal::of(status))
     }
 }
 
@@ -225,9 +332,10 @@ impl Requester {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::testing::{Authority, FakeCa, HOUR};
-    use tonic::Code;
-    use tonic_types::ErrorDetails;
+    use crate::testing::{Authority, FakeCa, HOUR, Lie, Pki, reviews, validity};
+    use signet_certs::csr::VerifiedCsr;
+    use std::sync::Arc;
+    use tonic_types::{ErrorDetails, StatusExt};
 
     #[tokio::test]
     async fn an_attempt_sends_what_istio_s_agent_sends() {
@@ -255,15 +363,15 @@ mod tests {
         let config = ca.config(folder.path());
         let requester = Requester::new(&config, None);
         let first = requester.obtain(None).await.unwrap();
-        std::fs::write(&config.token, "another").unwrap();
+        std::fs::write(&config.token, "an.other.token").unwrap();
         let second = requester.obtain(Some(&first.trust)).await.unwrap();
         assert_ne!(*first.svid.key_pem(), *second.svid.key_pem());
         ca.seen.recv().await.unwrap();
         let seen = ca.seen.recv().await.unwrap();
-        assert_eq!(seen.headers.get("authorization").unwrap(), "Bearer another");
+        assert_eq!(seen.headers.get("authorization").unwrap(), "Bearer an.other.token");
         assert!(seen.headers.get("x-signet-instance").is_none());
         std::fs::remove_file(&config.token).unwrap();
-        assert_eq!(requester.obtain(None).await.unwrap_err().reason(), "evidence");
+        assert_eq!(requester.obtain(None).await.unwrap_err().reason(), "token_unreadable");
     }
 
     #[tokio::test]
@@ -300,6 +408,56 @@ mod tests {
         config.ca.timeout = Duration::from_millis(300);
         let error = Requester::new(&config, None).obtain(None).await.unwrap_err();
         assert_eq!(error.reason(), "deadline");
+    }
+
+    #[tokio::test]
+    async fn each_lie_on_the_wire_ends_within_its_limit_and_has_its_reason() {
+        let folder = tempfile::tempdir().unwrap();
+        let ca = FakeCa::start().await;
+        let mut config = ca.config(folder.path());
+        config.ca.timeout = Duration::from_millis(500);
+        let requester = Requester::new(&config, None);
+        for (lie, reason) in [
+            (Lie::Huge, "answer_too_large"),
+            (Lie::Endless, "deadline"),
+            (Lie::Many, "deadline"),
+            (Lie::Reset, "broken"),
+        ] {
+            ca.lie(lie);
+            let error = requester.obtain(None).await.unwrap_err();
+            assert_eq!(error.reason(), reason, "{lie:?}: {}", with_causes(&error));
+        }
+        ca.recover();
+        ca.behave(|_| Ok(vec!["x".repeat(MAX_ANSWER)]));
+        assert_eq!(requester.obtain(None).await.unwrap_err().reason(), "answer_too_large");
+        ca.recover();
+        requester.obtain(None).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_answer_whose_roots_would_lose_the_ca_itself_is_dropped() {
+        let folder = tempfile::tempdir().unwrap();
+        let ca = FakeCa::start().await;
+        let requester = Requester::new(&ca.config(folder.path()), None);
+        let held = requester.obtain(None).await.unwrap().trust;
+        // Another PKI in every respect: it fits together, and the CA is not under it.
+        let other = Arc::new(Pki::new());
+        let lying = other.clone();
+        ca.behave(move |request| {
+            let csr = VerifiedCsr::from_pem(&request.csr).unwrap();
+            Ok(lying.chain(&lying.leaf(csr.spki(), &reviews(), validity(HOUR))))
+        });
+        let error = requester.obtain(Some(&held)).await.unwrap_err();
+        assert_eq!(error.reason(), "answer_roots", "{}", with_causes(&error));
+        // With its own root among them, as in a rotation, they are taken.
+        let own = ca.pki.root.certificate.to_pem();
+        ca.behave(move |request| {
+            let csr = VerifiedCsr::from_pem(&request.csr).unwrap();
+            let mut chain = other.chain(&other.leaf(csr.spki(), &reviews(), validity(HOUR)));
+            chain[2] += &own;
+            Ok(chain)
+        });
+        assert_eq!(requester.obtain(Some(&held)).await.unwrap().trust.bundles.iter().count(), 1);
     }
 
     #[tokio::test]

@@ -128,7 +128,7 @@ mod tests {
             include_roots_in_chain: false,
         };
         let socket = Socket::bind(&path).await.unwrap();
-        tokio::spawn(serve(socket, source, subscribers.clone(), stop.clone()));
+        tokio::spawn(serve(socket, source, subscribers.clone(), Arc::default(), stop.clone()));
         let view = View::Socket(path.clone());
         let nothing = look(&view, Duration::from_millis(50)).await.unwrap_err();
         assert!(matches!(nothing, SecretError::Nothing));

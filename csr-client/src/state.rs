@@ -3,7 +3,9 @@
 //! Nothing in it is secret, but whoever can write it decides whom this agent believes, hence 0700. A
 //! damaged bundle is passed over with a warning: the configured roots then serve for a new first contact.
 
+use crate::complaint::Complaint;
 use crate::identity::Served;
+use crate::metrics::{Metrics, Writes};
 use crate::random;
 use crate::sink::sds::{SubscriberKey, Subscribers};
 use crate::trust::{Trust, Version};
@@ -18,10 +20,14 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// Layout of `bundle.json`.
 const LAYOUT: u32 = 1;
+
+/// Wait before a failed write is tried again.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// Why the folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -132,46 +138,87 @@ impl Folder {
     }
 }
 
-/// Stores each new trust, for ever. A failure costs nothing now and is tried again with the next change.
-pub(crate) async fn follow_trust(folder: Folder, mut served: watch::Receiver<Served>) {
+/// Stores each new trust, for ever; a failure costs nothing now.
+pub(crate) async fn follow_trust(folder: Folder, mut served: watch::Receiver<Served>, metrics: Arc<Metrics>) {
     let mut stored = served.borrow().trust.clone();
-    while served.changed().await.is_ok() {
+    let mut writer = Writer { folder, what: Writes::Bundle, metrics, complaint: Complaint::default() };
+    loop {
         let trust = served.borrow_and_update().trust.clone();
+        let mut retry = false;
         if trust != stored {
-            if let Some(trust) = trust.clone() {
-                in_background(&folder, move |folder| folder.store(&trust)).await;
+            let write = trust.clone();
+            retry = !writer.write(move |folder| write.map_or(Ok(()), |trust| folder.store(&trust))).await;
+            if !retry {
+                stored = trust;
             }
-            stored = trust;
+        }
+        tokio::select! {
+            changed = served.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(RETRY), if retry => {}
         }
     }
 }
 
 /// Stores who subscribes, for ever.
-pub(crate) async fn follow_subscribers(folder: Folder, subscribers: Arc<Subscribers>) {
+pub(crate) async fn follow_subscribers(folder: Folder, subscribers: Arc<Subscribers>, metrics: Arc<Metrics>) {
     let mut changes = subscribers.changes();
     let mut stored = subscribers.to_remember();
-    while changes.changed().await.is_ok() {
+    let mut writer = Writer { folder, what: Writes::Subscribers, metrics, complaint: Complaint::default() };
+    loop {
         let present = subscribers.to_remember();
+        let mut retry = false;
         if present != stored {
             let list = present.clone();
-            in_background(&folder, move |folder| folder.store_subscribers(&list)).await;
-            stored = present;
+            retry = !writer.write(move |folder| folder.store_subscribers(&list)).await;
+            if !retry {
+                stored = present;
+            }
+        }
+        if retry {
+            // However often they change meanwhile: a full disk stays full for longer than that.
+            tokio::time::sleep(RETRY).await;
+        } else if changes.changed().await.is_err() {
+            return;
         }
     }
 }
 
-/// Writes off the runtime, and reports what went wrong.
-async fn in_background(
-    folder: &Folder,
-    write: impl FnOnce(&Folder) -> Result<(), StateError> + Send + 'static,
-) {
-    let folder = folder.clone();
-    let failure = match tokio::task::spawn_blocking(move || write(&folder)).await {
-        Ok(Ok(())) => return,
-        Ok(Err(error)) => with_causes(&error),
-        Err(error) => error.to_string(),
-    };
-    tracing::warn!(error = failure, "the agent's folder is not up to date");
+/// Writes off the runtime, and says what goes wrong.
+struct Writer {
+    folder: Folder,
+    what: Writes,
+    metrics: Arc<Metrics>,
+    complaint: Complaint,
+}
+
+impl Writer {
+    /// Whether it succeeded.
+    async fn write(
+        &mut self,
+        write: impl FnOnce(&Folder) -> Result<(), StateError> + Send + 'static,
+    ) -> bool {
+        let folder = self.folder.clone();
+        let failure = match tokio::task::spawn_blocking(move || write(&folder)).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(with_causes(&error)),
+            Err(error) => Some(error.to_string()),
+        };
+        self.metrics.wrote(self.what, failure.is_none());
+        match failure {
+            None => {
+                if self.complaint.over() {
+                    tracing::info!("the agent's folder is up to date again");
+                }
+                true
+            }
+            Some(error) => {
+                if let Some(held_back) = self.complaint.about(&error) {
+                    tracing::warn!(error, held_back, "the agent's folder is not up to date");
+                }
+                false
+            }
+        }
+    }
 }
 
 fn is_id(text: &str) -> bool {

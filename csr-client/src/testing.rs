@@ -3,9 +3,13 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod liar;
+
 use crate::config::{Ca, CaRoot, Config, Monitoring, Renewal};
 use crate::identity::Svid;
 use crate::trust::{Trust, Version};
+use liar::Liar;
+pub(crate) use liar::Lie;
 use prost::Message;
 use signet_certs::bundle::{Bundles, TrustBundle};
 use signet_certs::chain::Certificate;
@@ -98,6 +102,34 @@ impl Authority {
     }
 }
 
+impl Authority {
+    /// `certificate` with bytes of it replaced by others, as many, and signed again.
+    pub(crate) fn sign_changed(&self, certificate: &Certificate, from: &[u8], to: &[u8]) -> Certificate {
+        let der = certificate.der();
+        let at = der.windows(from.len()).position(|window| window == from).unwrap();
+        let mut der = der.to_vec();
+        der[at..at + to.len()].copy_from_slice(to);
+        assert_eq!(from.len(), to.len());
+        // Two headers stand before the signed part: its own length is in the second.
+        let begin = header(&der);
+        let tbs = &der[begin..begin + header(&der[begin..]) + content(&der[begin..])];
+        seal(&self.key, tbs)
+    }
+}
+
+/// Bytes of the header of a DER value.
+fn header(der: &[u8]) -> usize {
+    2 + if der[1] < 0x80 { 0 } else { usize::from(der[1] & 0x7f) }
+}
+
+/// Bytes of its content.
+fn content(der: &[u8]) -> usize {
+    match der[1] {
+        short @ ..0x80 => usize::from(short),
+        _ => der[2..header(der)].iter().fold(0, |length, byte| length << 8 | usize::from(*byte)),
+    }
+}
+
 impl Pki {
     pub(crate) fn new() -> Self {
         Self::with_intermediate(validity(24 * HOUR))
@@ -182,10 +214,13 @@ fn sign(
         signature_algorithm: key.algorithm_identifier().to_vec(),
     };
     // Past `check`, which would refuse the ended certificates that some tests need.
-    let tbs = template.encode().unwrap();
-    let signature = key.sign(&tbs).unwrap();
+    seal(key, &template.encode().unwrap())
+}
+
+fn seal(key: &PrivateKey, tbs: &[u8]) -> Certificate {
+    let signature = key.sign(tbs).unwrap();
     let bits = der(0x03, &[&[0], signature.as_slice()]);
-    Certificate::from_der(der(0x30, &[&tbs, key.algorithm_identifier(), &bits])).unwrap()
+    Certificate::from_der(der(0x30, &[tbs, key.algorithm_identifier(), &bits])).unwrap()
 }
 
 fn der(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
@@ -215,6 +250,8 @@ pub(crate) struct FakeCa {
     pub(crate) pki: Arc<Pki>,
     pub(crate) address: String,
     behaviour: Arc<Mutex<Behaviour>>,
+    /// What the wire says instead of any of it.
+    lie: Arc<Mutex<Option<Lie>>>,
     /// Every certificate request, in order.
     pub(crate) seen: mpsc::UnboundedReceiver<Seen>,
     /// What the trust watch says; `None`: there is no such RPC.
@@ -235,13 +272,17 @@ impl FakeCa {
         let (state, stated) = mpsc::unbounded_channel();
         let trust = watch::Sender::new(None);
         let service = Service { behaviour: behaviour.clone(), see, trust: trust.clone(), state };
+        let lie = Arc::new(Mutex::new(None));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let stop = tokio_util::sync::CancellationToken::new();
         let server = Server::builder()
             .tls_config(ServerTlsConfig::new().identity(pki.serving()))
             .unwrap()
-            .add_service(IstioCertificateServiceServer::new(service.clone()))
+            .add_service(Liar {
+                honest: IstioCertificateServiceServer::new(service.clone()),
+                lie: lie.clone(),
+            })
             .add_service(TrustDistributionServer::new(service))
             .serve_with_incoming(TcpListenerStream::new(listener));
         let stopped = stop.clone();
@@ -251,7 +292,7 @@ impl FakeCa {
                 () = stopped.cancelled() => {}
             }
         });
-        Self { pki, address, behaviour, seen, trust, stated, _stop: stop.drop_guard() }
+        Self { pki, address, behaviour, lie, seen, trust, stated, _stop: stop.drop_guard() }
     }
 
     /// From now on the CA does this.
@@ -262,8 +303,14 @@ impl FakeCa {
         *self.behaviour.lock().unwrap() = Box::new(behaviour);
     }
 
+    /// From now on this is what every certificate request is answered.
+    pub(crate) fn lie(&self, lie: Lie) {
+        *self.lie.lock().unwrap() = Some(lie);
+    }
+
     /// From now on the CA issues what is asked.
     pub(crate) fn recover(&self) {
+        *self.lie.lock().unwrap() = None;
         let pki = self.pki.clone();
         self.behave(move |request| Ok(pki.answer(request)));
     }
@@ -280,6 +327,7 @@ impl FakeCa {
                 cluster_id: "Kubernetes".into(),
                 timeout: Duration::from_secs(5),
             },
+            renew_with_certificate: false,
             token: folder.join("token"),
             spiffe_id: reviews(),
             ttl: HOUR,

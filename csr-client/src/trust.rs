@@ -7,6 +7,7 @@
 pub(crate) mod acknowledgement;
 pub(crate) mod watch;
 
+use crate::reason::Reason;
 use signet_certs::bundle::{Bundles, TrustBundle};
 use signet_certs::chain::{Certificate, CertificateError};
 use signet_certs::spiffe_id::{SpiffeIdError, TrustDomain};
@@ -60,6 +61,22 @@ pub enum TrustError {
     /// Nothing for our own trust domain: taking it would leave us with no roots at all.
     #[error("it has no roots for {0}")]
     NoRoots(TrustDomain),
+    /// Its digest is of something else: it was put together wrongly, or cut.
+    #[error("its digest is not that of its roots")]
+    Digest,
+}
+
+impl TrustError {
+    /// A stable word for metrics.
+    pub(crate) fn reason(&self) -> Reason {
+        match self {
+            Self::Empty => Reason::TrustEmpty,
+            Self::TrustDomain(_) => Reason::TrustTrustDomain,
+            Self::Root(_) => Reason::TrustUnreadable,
+            Self::NoRoots(_) => Reason::TrustNoRoots,
+            Self::Digest => Reason::TrustDigest,
+        }
+    }
 }
 
 impl Trust {
@@ -95,6 +112,9 @@ impl Trust {
         let bundles = trust.bundles.into_iter().map(bundle).collect::<Result<Bundles, _>>()?;
         if bundles.get(own).is_none_or(|bundle| bundle.roots().is_empty()) {
             return Err(TrustError::NoRoots(own.clone()));
+        }
+        if bundles.digest() != *trust.digest {
+            return Err(TrustError::Digest);
         }
         let version = Some(Version { epoch: trust.epoch, sequence: trust.sequence });
         Ok(Self { version, bundles, first_contact: first_contact.to_owned() })
@@ -141,9 +161,15 @@ mod tests {
     /// A message may be four MiB long. One after the other, this many took minutes.
     #[test]
     fn very_many_trust_domains_are_read_and_kept_at_once() {
-        let mut many = statement(&[&Authority::root("A")], 1, 1);
+        let root = Authority::root("A");
+        let mut many = statement(&[&root], 1, 1);
         let bundle = |at| proto::TrustBundle { trust_domain: format!("td-{at}"), roots: Vec::new() };
         many.bundles.extend((0..100_000).map(bundle));
+        let named =
+            |at| TrustDomain::parse(&format!("td-{at}")).map(|domain| (domain, TrustBundle::new(Vec::new())));
+        let own = (trust_domain(), TrustBundle::new(vec![root.certificate.clone()]));
+        let all = Bundles::from_iter((0..100_000).map(|at| named(at).unwrap()).chain([own]));
+        many.digest = all.digest().to_vec();
         let message = proto::WatchResponse { trust: Some(many) };
         let held = Trust::read(message, &trust_domain(), "x").unwrap();
         assert_eq!(held.bundles.iter().count(), 100_001);
@@ -168,6 +194,9 @@ mod tests {
         let mut bad = good();
         bad.bundles[0].roots[0].truncate(40);
         assert!(matches!(read(Some(bad)), Err(TrustError::Root(_))));
+        let mut less = statement(&[&Authority::root("A"), &Authority::root("B")], 3, 9);
+        less.bundles[0].roots.pop();
+        assert!(matches!(read(Some(less)), Err(TrustError::Digest)));
         let mut none = good();
         none.bundles[0].roots.clear();
         assert!(matches!(read(Some(none)), Err(TrustError::NoRoots(_))));

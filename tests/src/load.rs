@@ -9,9 +9,10 @@ pub mod flood;
 pub mod floor;
 pub mod footprint;
 pub mod issuing;
-mod process;
+pub mod process;
 pub mod reload;
 pub mod rsa;
+pub mod soak;
 pub mod stalled;
 
 use std::error::Error;
@@ -22,7 +23,7 @@ use std::time::{Duration, SystemTime};
 use crate::programs::program;
 use crate::token_issuer::{Algorithm, Subject, TokenIssuer};
 
-pub use process::Process;
+pub use process::{Process, memory_of};
 
 /// Anything that ends the run.
 pub type Failure = Box<dyn Error + Send + Sync>;
@@ -85,10 +86,15 @@ impl Stage {
 
     /// Starts the CA on free ports and waits until it listens.
     pub fn start_ca(&self) -> Result<Process, Failure> {
+        self.start_ca_on("127.0.0.1:0")
+    }
+
+    /// Starts the CA with this issuing port and waits until it listens.
+    pub fn start_ca_on(&self, listen: &str) -> Result<Process, Failure> {
         let mut command = Command::new(program("ca-server"));
         command
             .args(["run", "--trust-domain", "cluster.local", "--token-issuer", TOKEN_ISSUER])
-            .args(["--listen", "127.0.0.1:0", "--monitoring", "127.0.0.1:0", "--log-format", "json"])
+            .args(["--listen", listen, "--monitoring", "127.0.0.1:0", "--log-format", "json"])
             .arg("--cacerts")
             .arg(self.path("ca"))
             .arg("--jwks")
@@ -96,6 +102,27 @@ impl Stage {
             .arg("--data")
             .arg(self.path("data"));
         Process::start(command, "issuing listening")
+    }
+
+    /// Starts the agent of the workload `name` with these flags and waits for its first certificate; its socket is
+    /// `NAME.sock`.
+    pub fn start_agent(&self, name: &str, address: &str, flags: &[&str]) -> Result<Process, Failure> {
+        let token = self.path(&format!("{name}.token"));
+        std::fs::write(&token, self.token(name)?)?;
+        let mut command = Command::new(program("csr-client"));
+        command
+            .args(["run", "--ca", address, "--trust-domain", "cluster.local", "--namespace", "load"])
+            .args(["--service-account", name, "--monitoring", "127.0.0.1:0", "--log-format", "json"])
+            .args(flags)
+            .arg("--ca-root")
+            .arg(self.path("ca/root-cert.pem"))
+            .arg("--token")
+            .arg(token)
+            .arg("--sds-socket")
+            .arg(self.path(&format!("{name}.sock")))
+            .arg("--state")
+            .arg(self.path(&format!("{name}-state")));
+        Process::start(command, "new certificate")
     }
 }
 

@@ -6,7 +6,6 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use axum::extract::connect_info::{ConnectInfo, Connected};
 use axum::extract::{Path as UrlPath, Query, Request, State};
@@ -31,6 +30,7 @@ use crate::authority::reload::Wish;
 use crate::authority::{issuing, state};
 use crate::issuance_log::{Page, ProveError};
 use crate::operator::query::RecordQuery;
+use crate::reason::Reason;
 use crate::trust::consumers::Fact;
 
 /// Consumers in one answer.
@@ -79,7 +79,10 @@ pub fn service(
         .route("/v1/log/checkpoint", get(checkpoint))
         .route("/v1/log/verify", post(verify))
         .route("/v1/log/proof/{serial}", get(prove))
+        .route("/v1/blocks", get(super::blocks::list).post(super::blocks::add))
+        .route("/v1/blocks/{id}/end", post(super::blocks::end))
         .route("/v1/backup", post(super::backup::take))
+        .route("/v1/clock/accept", post(accept_clock))
         .layer(middleware::from_fn_with_state(running.config.admin_group, only_operators))
         .with_state(running)
         .into_make_service_with_connect_info::<Peer>()
@@ -108,7 +111,8 @@ async fn only_operators(
     if may_operate(peer, rustix::process::getuid().as_raw(), group) {
         return next.run(request).await;
     }
-    tracing::warn!(uid = peer.uid, gid = peer.gid, reason = "NOT_AN_OPERATOR", "operator refused");
+    let reason = Reason::NotAnOperator.code();
+    tracing::warn!(uid = peer.uid, gid = peer.gid, reason, "operator refused");
     failure(StatusCode::FORBIDDEN, "only root, the server's own user and its admin group may ask".to_owned())
 }
 
@@ -135,16 +139,18 @@ pub(super) fn failure(code: StatusCode, error: String) -> Response {
     (code, Json(Failure { error })).into_response()
 }
 
-fn internal(error: &dyn std::error::Error) -> Response {
+pub(super) fn internal(error: &dyn std::error::Error) -> Response {
     failure(StatusCode::INTERNAL_SERVER_ERROR, with_causes(error))
 }
 
 /// Disk work, away from the runtime.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Response> {
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Response> {
     tokio::task::spawn_blocking(work).await.map_err(|error| internal(&error))
 }
 
-async fn rows(running: &Running) -> Result<Vec<state::Row>, Response> {
+pub(super) async fn rows(running: &Running) -> Result<Vec<state::Row>, Response> {
     let store = running.store.clone();
     blocking(move || state::list(store.as_ref())).await?.map_err(|error| internal(&error))
 }
@@ -156,7 +162,7 @@ async fn facts(running: &Running) -> Result<Vec<Fact>, Response> {
 
 async fn status(State(running): State<Arc<Running>>) -> Response {
     let ready = running.health.check(&running).await;
-    let now = SystemTime::now();
+    let now = running.issuance.clock.reckoned();
     let issuer = running.issuance.issuer.load_full();
     let cacerts = issuer.cacerts();
     let certificate = |certificate: &Certificate| {
@@ -186,6 +192,7 @@ async fn status(State(running): State<Arc<Running>>) -> Response {
         "uptime_seconds": now.duration_since(running.started).unwrap_or_default().as_secs(),
         "ready": ready.is_ok(),
         "not_ready_because": ready.err(),
+        "clock": running.standing(),
         "trust_domain": running.config.trust_domain.as_str(),
         "cluster": running.config.cluster_id,
         "listen": running.addresses.listen.to_string(),
@@ -230,6 +237,7 @@ async fn status(State(running): State<Arc<Running>>) -> Response {
         "waiting": running.issuance.turns.waiting(),
         "trust_watches": running.metrics.watches_now(),
         "consumers": consumers,
+        "blocks": running.issuance.blocks.count(),
     }))
     .into_response()
 }
@@ -300,6 +308,28 @@ async fn checkpoint(State(running): State<Arc<Running>>) -> Response {
     match running.issuance.log.checkpoint().await {
         Ok(checkpoint) => Json(json!({ "checkpoint": checkpoint.note })).into_response(),
         Err(error) => internal(&error),
+    }
+}
+
+#[derive(Debug, Deserialize)]
+struct AcceptRequest {
+    reason: Option<String>,
+}
+
+/// An operator says that the wall clock is right as it is.
+async fn accept_clock(
+    State(running): State<Arc<Running>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Json(request): Json<AcceptRequest>,
+) -> Response {
+    let reason = request.reason.unwrap_or_else(|| "asked for over the admin socket".to_owned());
+    let accepted = running.issuance.clock.accept(&running.issuance.log, format!("uid:{}", peer.uid), reason);
+    match accepted.await {
+        Ok(stepped) => {
+            let by = stepped.map(|stepped| stepped.by.to_string());
+            Json(json!({ "accepted": by, "clock": running.standing() })).into_response()
+        }
+        Err(error) => failure(StatusCode::SERVICE_UNAVAILABLE, with_causes(&error)),
     }
 }
 

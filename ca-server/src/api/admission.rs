@@ -21,6 +21,8 @@ pub use self::order::{Asker, Need};
 pub use self::parking::Parking;
 pub use self::turns::{Turn, Turns};
 
+use crate::reason::Reason;
+
 /// When to come again, at the least; clients add their own jitter.
 const HINT: Duration = Duration::from_secs(1);
 
@@ -49,14 +51,14 @@ pub enum Overload {
 
 impl Overload {
     /// Stable code.
-    pub fn reason(self) -> &'static str {
+    pub fn reason(self) -> Reason {
         match self {
-            Self::Server => "OVERLOAD_SERVER",
-            Self::Address => "OVERLOAD_ADDRESS",
-            Self::Failures => "OVERLOAD_FAILURES",
-            Self::Slow => "OVERLOAD_SLOW",
-            Self::Queue => "OVERLOAD_QUEUE",
-            Self::Deadline => "OVERLOAD_DEADLINE",
+            Self::Server => Reason::OverloadServer,
+            Self::Address => Reason::OverloadAddress,
+            Self::Failures => Reason::OverloadFailures,
+            Self::Slow => Reason::OverloadSlow,
+            Self::Queue => Reason::OverloadQueue,
+            Self::Deadline => Reason::OverloadDeadline,
         }
     }
 

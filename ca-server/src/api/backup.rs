@@ -4,7 +4,6 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use axum::body::Body;
 use axum::extract::State;
@@ -23,6 +22,7 @@ use crate::app::Running;
 use crate::backup::send_running;
 use crate::backup::stream::StreamDestination;
 use crate::issuance_log::{ActEntry, Entry};
+use crate::reason::Reason;
 
 /// Frames that wait for a slow reader.
 const FRAMES: usize = 8;
@@ -33,7 +33,7 @@ pub(super) async fn take(
     ConnectInfo(peer): ConnectInfo<Peer>,
 ) -> Response {
     if !may_have_keys(peer, rustix::process::getuid().as_raw()) {
-        tracing::warn!(uid = peer.uid, reason = "NOT_THE_OWNER", "backup refused");
+        tracing::warn!(uid = peer.uid, reason = Reason::NotTheOwner.code(), "backup refused");
         let who = "a backup has private keys in it: only root and the server's own user may take one";
         return failure(StatusCode::FORBIDDEN, who.to_owned());
     }
@@ -43,7 +43,8 @@ pub(super) async fn take(
         subject: "log, state and keys".to_owned(),
         reason: "asked for over the admin socket".to_owned(),
     };
-    if let Err(error) = running.issuance.log.append(Entry::act(SystemTime::now(), act)).await {
+    if let Err(error) = running.issuance.log.append(Entry::act(running.issuance.clock.reckoned(), act)).await
+    {
         let what = format!("{}; a stopped server needs no record (--data)", with_causes(&error));
         return failure(StatusCode::SERVICE_UNAVAILABLE, what);
     }

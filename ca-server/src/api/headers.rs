@@ -7,11 +7,18 @@ use secrecy::SecretString;
 use tonic::codegen::http::HeaderMap;
 use tonic::metadata::MetadataMap;
 
+use super::listener::PeerAddress;
 use crate::attestation::Evidence;
 
 /// The agent's own id, for those whose token names no pod.
 const INSTANCE: &str = "x-signet-instance";
 const BEARER: &str = "Bearer ";
+
+/// The evidence of a call: its headers', and what its connection presented.
+pub fn evidence_of<T>(call: &tonic::Request<T>) -> Evidence {
+    let certificates = call.extensions().get::<PeerAddress>().and_then(|peer| peer.1.clone());
+    Evidence { certificates, ..evidence(call.metadata()) }
+}
 
 /// The evidence in a call's headers: of all `authorization` values the first with the scheme `Bearer` counts;
 /// `clusterid` counts only if it is given once.
@@ -27,7 +34,7 @@ pub fn evidence(headers: &MetadataMap) -> Evidence {
         let first = values.next()?.to_str().ok()?;
         values.next().is_none().then(|| first.to_owned())
     };
-    Evidence { token, instance: single(INSTANCE), cluster: single("clusterid") }
+    Evidence { token, instance: single(INSTANCE), cluster: single("clusterid"), certificates: None }
 }
 
 /// Whether a caller understands when to come again: our agent does, and names itself.

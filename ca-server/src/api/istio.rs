@@ -2,7 +2,6 @@
 //! decision.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use signet_certs::clock::rfc3339;
 use signet_certs::digest::hex;
@@ -60,7 +59,7 @@ pub(crate) fn typed(
     id: String,
     deadline: Instant,
 ) -> issue::Request {
-    let evidence = headers::evidence(request.metadata());
+    let evidence = headers::evidence_of(&request);
     let message = request.into_inner();
     let impersonated = message.metadata.and_then(|metadata| {
         match metadata.fields.get("ImpersonatedIdentity")?.kind.clone()? {
@@ -70,7 +69,6 @@ pub(crate) fn typed(
     });
     issue::Request {
         id,
-        now: SystemTime::now(),
         deadline,
         evidence,
         csr: message.csr,

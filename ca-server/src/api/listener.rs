@@ -24,8 +24,10 @@ use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
 use super::admission::{Crowd, Overload, Place};
+use crate::attestation::client_certificate::Presented;
 use crate::config::Limits;
 use crate::metrics::Metrics;
+use crate::reason::Reason;
 
 /// After a failed accept, which means that we are out of file handles or memory.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -33,10 +35,14 @@ const PAUSE: Duration = Duration::from_millis(50);
 const READY: usize = 64;
 /// What every HTTP/2 client says first (RFC 9113, section 3.4).
 const PREFACE: usize = 24;
+/// Client certificates that are kept for a connection, and their bytes together.
+const MAX_PRESENTED: usize = 4;
+const MAX_PRESENTED_BYTES: usize = 16 * 1024;
 
-/// Where a connection comes from; tonic hands it to every call.
-#[derive(Debug, Clone, Copy)]
-pub struct PeerAddress(pub SocketAddr);
+/// Where a connection comes from, and the certificates that it presented, the leaf first, if they are few and
+/// small enough to be ours; tonic hands it to every call.
+#[derive(Debug, Clone)]
+pub struct PeerAddress(pub SocketAddr, pub Option<Presented>);
 
 /// An accepted connection with its place.
 pub struct Connection {
@@ -113,7 +119,7 @@ pub async fn accept_forever(
                     let _ = connections.send(Ok(connection)).await;
                 }
                 Err(error) => {
-                    metrics.connection_refused("HANDSHAKE");
+                    metrics.connection_refused(Reason::Handshake);
                     tracing::debug!(%address, %error, "TLS handshake failed");
                 }
             }
@@ -146,7 +152,11 @@ impl Connected for Connection {
     type ConnectInfo = PeerAddress;
 
     fn connect_info(&self) -> PeerAddress {
-        PeerAddress(self.address)
+        let presented = self.stream.get_ref().1.peer_certificates().filter(|all| {
+            all.len() <= MAX_PRESENTED
+                && all.iter().map(|one| one.len()).sum::<usize>() <= MAX_PRESENTED_BYTES
+        });
+        PeerAddress(self.address, presented.map(Presented::from))
     }
 }
 

@@ -15,9 +15,9 @@ use tonic::Status;
 
 use super::admission::{Failures, Overload, Parking};
 use super::status;
-use crate::attestation::AttestationError;
 use crate::issue::IssueError;
 use crate::metrics::Metrics;
+use crate::reason::Reason;
 
 /// Between two log lines of one kind of overload.
 const QUIET: Duration = Duration::from_secs(1);
@@ -42,7 +42,7 @@ pub struct Refusals {
     failures: Failures,
     parking: Parking,
     /// When a kind of overload was last logged, and how many were not since.
-    said: Mutex<HashMap<&'static str, (Instant, u64)>>,
+    said: Mutex<HashMap<Reason, (Instant, u64)>>,
 }
 
 impl Refusals {
@@ -56,9 +56,11 @@ impl Refusals {
         self.failures.may_try(address, Instant::now())
     }
 
-    /// An address could not be attested; that it costs it depends on whose fault it is.
-    pub fn not_attested(&self, address: IpAddr, error: &AttestationError) {
-        if !error.is_unavailable() {
+    /// Charges a refusal to the address where whoever is there could not be attested, by a fault of its own.
+    pub fn charge(&self, address: IpAddr, error: &IssueError) {
+        if let IssueError::Attestation(error) = error
+            && error.unavailable().is_none()
+        {
             self.failures.failed(address, Instant::now());
         }
     }
@@ -71,7 +73,7 @@ impl Refusals {
         match error {
             IssueError::Overload(overload) => {
                 if let Some(others) = self.is_due(overload.reason()) {
-                    let reason = outside.reason;
+                    let reason = outside.reason.code();
                     tracing::warn!(request_id, reason, %address, others, "certificates refused for want of room");
                 }
                 // Whoever spent its share by guessing is not worth a place.
@@ -80,10 +82,8 @@ impl Refusals {
                 }
             }
             other => {
-                if let IssueError::Attestation(error) = other {
-                    self.not_attested(address, error);
-                }
-                let (reason, cause) = (outside.reason, with_causes(other));
+                self.charge(address, other);
+                let (reason, cause) = (outside.reason.code(), with_causes(other));
                 tracing::warn!(request_id, reason, %address, cause, "certificate refused");
             }
         }
@@ -91,10 +91,10 @@ impl Refusals {
     }
 
     /// Whether a line is due, and how many were not logged since the last.
-    fn is_due(&self, reason: &'static str) -> Option<u64> {
+    fn is_due(&self, reason: Reason) -> Option<u64> {
         let now = Instant::now();
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        match said.get_mut(reason) {
+        match said.get_mut(&reason) {
             Some((last, others)) if now - *last < QUIET => {
                 *others += 1;
                 None
@@ -114,10 +114,10 @@ mod tests {
             Refusals::new(Arc::default(), Failures::new(1), Parking::new(0, Duration::from_secs(1)));
         let mut lines = Vec::new();
         for _ in 0..25 {
-            lines.extend(refusals.is_due("OVERLOAD_QUEUE"));
+            lines.extend(refusals.is_due(Reason::OverloadQueue));
             tokio::time::advance(Duration::from_millis(100)).await;
         }
         assert_eq!(lines, [0, 9, 9]);
-        assert_eq!(refusals.is_due("OVERLOAD_SERVER"), Some(0), "each kind by itself");
+        assert_eq!(refusals.is_due(Reason::OverloadServer), Some(0), "each kind by itself");
     }
 }

@@ -13,24 +13,29 @@ use super::admission::Overload;
 use crate::attestation::AttestationError;
 use crate::issue::IssueError;
 use crate::policy::Denied;
+use crate::reason::Reason;
 
 /// Who says so, in `google.rpc.ErrorInfo`.
 const DOMAIN: &str = "signet";
+/// Istio's words.
+const UNAUTHENTICATED: &str = "request authenticate failure";
+/// A clock that was stepped is not back within a second.
+const CLOCK_RETRY: Duration = Duration::from_secs(10);
 
 /// What the outside learns of an error.
 #[derive(Debug, PartialEq)]
 pub struct Outside {
     /// gRPC code.
     pub code: Code,
-    /// Stable; also the label of the metric and the field of the log.
-    pub reason: &'static str,
+    /// Also the label of the metric and the field of the log.
+    pub reason: Reason,
     message: String,
     expected: Vec<(&'static str, String)>,
     retry_after: Option<Duration>,
 }
 
 impl Outside {
-    fn new(code: Code, reason: &'static str, message: impl Into<String>) -> Self {
+    fn new(code: Code, reason: Reason, message: impl Into<String>) -> Self {
         Self { code, reason, message: message.into(), expected: Vec::new(), retry_after: None }
     }
 
@@ -43,7 +48,7 @@ impl Outside {
         let expected: HashMap<String, String> =
             self.expected.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
         let mut details = ErrorDetails::new();
-        details.set_error_info(self.reason, DOMAIN, expected);
+        details.set_error_info(self.reason.code(), DOMAIN, expected);
         if self.retry_after.is_some() {
             details.set_retry_info(self.retry_after);
         }
@@ -55,43 +60,48 @@ impl Outside {
 pub fn of_issue(error: &IssueError) -> Outside {
     let again = Duration::from_secs(1);
     match error {
+        IssueError::Clock(_) => of_stepped_clock(),
         IssueError::Attestation(error) => of_attestation(error),
+        // As opaque as any refusal of evidence: who is blocked learns that, and not by what.
+        IssueError::Blocked(_) => Outside::new(Code::Unauthenticated, Reason::Blocked, UNAUTHENTICATED),
         IssueError::Overload(overload) => of_overload(*overload),
         IssueError::Csr(error) => {
-            Outside::new(Code::InvalidArgument, "CSR_INVALID", format!("CSR signing error ({error})"))
+            Outside::new(Code::InvalidArgument, Reason::CsrInvalid, format!("CSR signing error ({error})"))
         }
         IssueError::Denied(denied) => of_denied(denied),
         IssueError::Unreadable(_) => {
             let expected = "an IstioCertificateRequest of at most 64 KiB was expected";
-            Outside::new(Code::InvalidArgument, "REQUEST_INVALID", expected)
+            Outside::new(Code::InvalidArgument, Reason::RequestInvalid, expected)
         }
         IssueError::Signing(crate::authority::issuer::SigningError::Chain(_)) => {
-            Outside::new(Code::Internal, "ISSUER_ENDED", "CSR signing error (the CA cannot sign now)")
+            Outside::new(Code::Internal, Reason::IssuerEnded, "CSR signing error (the CA cannot sign now)")
         }
         IssueError::Signing(_) | IssueError::Pool(_) => {
-            Outside::new(Code::Internal, "SIGNING", "CSR signing error (the CA cannot sign now)").retry(again)
+            Outside::new(Code::Internal, Reason::Signing, "CSR signing error (the CA cannot sign now)")
+                .retry(again)
         }
         IssueError::Record(_) => {
-            Outside::new(Code::Unavailable, "LOG_UNAVAILABLE", "the certificate could not be recorded")
+            Outside::new(Code::Unavailable, Reason::LogUnavailable, "the certificate could not be recorded")
                 .retry(again)
         }
         IssueError::Deadline => {
-            Outside::new(Code::Unavailable, "DEADLINE", "the request took too long").retry(again)
+            Outside::new(Code::Unavailable, Reason::Deadline, "the request took too long").retry(again)
         }
     }
 }
 
+/// What the outside learns while the CA does not know what time it is.
+pub fn of_stepped_clock() -> Outside {
+    Outside::new(Code::Unavailable, Reason::ClockStepped, "the CA does not believe its clock")
+        .retry(CLOCK_RETRY)
+}
+
 /// What the outside learns when evidence is refused.
 pub fn of_attestation(error: &AttestationError) -> Outside {
-    if error.is_unavailable() {
-        return Outside::new(
-            Code::Unavailable,
-            error.reason(),
-            "the keys of the token's issuer are not available",
-        )
-        .retry(Duration::from_secs(1));
+    if let Some(lacking) = error.unavailable() {
+        return Outside::new(Code::Unavailable, error.reason(), lacking).retry(Duration::from_secs(1));
     }
-    let outside = Outside::new(Code::Unauthenticated, error.reason(), "request authenticate failure");
+    let outside = Outside::new(Code::Unauthenticated, error.reason(), UNAUTHENTICATED);
     Outside { expected: error.expected(), ..outside }
 }
 
@@ -108,12 +118,12 @@ fn of_denied(denied: &Denied) -> Outside {
     };
     match denied {
         Denied::LifetimeTooLong { maximum, .. } => {
-            lifetime("LIFETIME_TOO_LONG", vec![("maximum_seconds", maximum.to_string())])
+            lifetime(Reason::LifetimeTooLong, vec![("maximum_seconds", maximum.to_string())])
         }
-        Denied::LifetimeNegative(_) => lifetime("LIFETIME_NEGATIVE", Vec::new()),
+        Denied::LifetimeNegative(_) => lifetime(Reason::LifetimeNegative, Vec::new()),
         Denied::Impersonation { .. } => Outside::new(
             Code::Unauthenticated,
-            "IMPERSONATION",
+            Reason::Impersonation,
             "request impersonation authentication failure",
         ),
     }
@@ -144,6 +154,14 @@ mod tests {
             (Code::Unauthenticated, "request authenticate failure")
         );
         assert_eq!(status.get_details_error_info().unwrap().reason, "TOKEN_MISSING");
+        let blocked = crate::blocks::Blocked { id: 7, kind: "node" };
+        let status = of_issue(&IssueError::Blocked(blocked)).into_status();
+        assert_eq!(
+            (status.code(), status.message()),
+            (Code::Unauthenticated, "request authenticate failure")
+        );
+        let info = status.get_details_error_info().unwrap();
+        assert_eq!((info.reason.as_str(), info.metadata.len()), ("BLOCKED", 0));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures::Stream;
 use signet_proto::signet::trust::v1 as proto;
@@ -23,8 +23,10 @@ use super::listener::PeerAddress;
 use super::refusals::Refusals;
 use super::status;
 use crate::attestation::Caller;
+use crate::clock::Clock;
 use crate::issue::Issuance;
 use crate::metrics::Metrics;
+use crate::reason::Reason;
 use crate::shutdown;
 use crate::trust::Trust;
 use crate::trust::consumers::Consumers;
@@ -63,23 +65,28 @@ impl TrustDistribution for TrustService {
         &self,
         request: Request<Streaming<proto::WatchRequest>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let (id, now) = (self.ids.next(), SystemTime::now());
-        let evidence = headers::evidence(request.metadata());
+        let id = self.ids.next();
+        let evidence = headers::evidence_of(&request);
         let address = request.extensions().get::<PeerAddress>().map(|peer| peer.0.ip());
         // Every connection of the issuing port has an address.
         let address = address.unwrap_or(IpAddr::from([0, 0, 0, 0]));
         let refuse = |outside: status::Outside, cause: String| {
             self.metrics.watch_refused(outside.reason);
-            tracing::warn!(request_id = id, reason = outside.reason, cause, "trust watch refused");
+            tracing::warn!(request_id = id, reason = outside.reason.code(), cause, "trust watch refused");
             outside.into_status()
         };
         let no_room = |overload: Overload| refuse(status::of_overload(overload), overload.to_string());
         self.refusals.may_try(address).map_err(no_room)?;
-        let caller = match self.issuance.attestation.attest(&evidence, now).await {
+        let now = match self.issuance.clock.now() {
+            Ok(now) => now,
+            Err(stepped) => return Err(refuse(status::of_stepped_clock(), stepped.to_string())),
+        };
+        // The roots are no secret, but what a blocked consumer says that it holds is not to be counted on.
+        let caller = match self.issuance.caller(&evidence, now).await {
             Ok(caller) => caller,
             Err(error) => {
-                self.refusals.not_attested(address, &error);
-                return Err(refuse(status::of_attestation(&error), with_causes(&error)));
+                self.refusals.charge(address, &error);
+                return Err(refuse(status::of_issue(&error), with_causes(&error)));
             }
         };
         let place = self.places.settle(address).map_err(no_room)?;
@@ -93,6 +100,7 @@ impl TrustDistribution for TrustService {
             caller,
             trust: self.publisher.subscribe(),
             consumers: self.consumers.clone(),
+            clock: self.issuance.clock.clone(),
             metrics: self.metrics.clone(),
             request_id: id,
             answers,
@@ -114,6 +122,7 @@ struct Watch {
     caller: Caller,
     trust: watch::Receiver<Arc<Trust>>,
     consumers: Consumers,
+    clock: Arc<Clock>,
     metrics: Arc<Metrics>,
     request_id: String,
     answers: mpsc::Sender<Result<proto::WatchResponse, Status>>,
@@ -153,7 +162,7 @@ impl Watch {
     async fn acknowledge(&self, acknowledgement: proto::Acknowledgement) {
         let (consumers, caller) = (self.consumers.clone(), self.caller.clone());
         let (epoch, sequence) = (acknowledgement.epoch, acknowledgement.sequence);
-        let now = SystemTime::now();
+        let now = self.clock.reckoned();
         let kept =
             tokio::task::spawn_blocking(move || consumers.record(&caller, &acknowledgement, now)).await;
         let (request_id, identity) = (&self.request_id, self.caller.identity.as_str());
@@ -163,10 +172,16 @@ impl Watch {
                 tracing::debug!(request_id, identity, epoch, sequence, "acknowledgement kept");
             }
             Ok(Err(error)) => {
-                let cause = with_causes(&error);
-                tracing::warn!(request_id, identity, cause, "acknowledgement not kept");
+                let (reason, cause) = (error.reason(), with_causes(&error));
+                self.metrics.acknowledgement_refused(reason);
+                let reason = reason.code();
+                tracing::warn!(request_id, identity, reason, cause, "acknowledgement not kept");
             }
-            Err(error) => tracing::error!(request_id, %error, "acknowledgement not kept"),
+            Err(error) => {
+                self.metrics.acknowledgement_refused(Reason::AcknowledgementNotKept);
+                let reason = Reason::AcknowledgementNotKept.code();
+                tracing::error!(request_id, identity, reason, %error, "acknowledgement not kept");
+            }
         }
     }
 }

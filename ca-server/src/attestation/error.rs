@@ -2,10 +2,12 @@
 //! answer. Values from a token are escaped and cut here ([`shown`]); no error carries a token.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use super::claims::SKEW;
 use super::keys::KeysError;
 use super::token::{ALGORITHMS, MAX_TOKEN};
+use crate::reason::Reason;
 
 /// Longest part of a token's value that an error shows, in characters.
 const SHOWN: usize = 128;
@@ -32,6 +34,50 @@ pub enum AttestationError {
     /// No evidence at all.
     #[error("expected a bearer token, found none")]
     Missing,
+    /// A client certificate instead of a token, where that is not enough.
+    #[error("expected a bearer token, found a client certificate only: renewal by certificate is off")]
+    RenewalOff,
+    /// A client certificate that no CA key of ours signed.
+    #[error("the client certificate is not signed by an authority that was ever active here")]
+    CertificateIssuer,
+    /// One that our log does not have, byte for byte, as a workload's.
+    #[error("the client certificate is not recorded here as a workload's")]
+    CertificateUnknown,
+    /// Its time is over.
+    #[error("the client certificate ended at {at}")]
+    CertificateEnded {
+        /// RFC 3339.
+        at: String,
+    },
+    /// Its time has not come.
+    #[error("the client certificate is not valid before {from}")]
+    CertificateNotYetValid {
+        /// RFC 3339.
+        from: String,
+    },
+    /// Its token's issuer is not configured any more, or may not vouch for it any more.
+    #[error(
+        "the client certificate goes back to a token of {issuer:?}, who does not vouch for {identity} any more"
+    )]
+    CertificateTokenIssuer {
+        /// Whose token it was.
+        issuer: String,
+        /// The caller.
+        identity: String,
+    },
+    /// Renewed by certificate for too long.
+    #[error(
+        "the client certificate goes back to a token of {token_time}; at most {} s are allowed", .max_age.as_secs()
+    )]
+    TokenTooLongAgo {
+        /// When a certificate was last issued for a token, RFC 3339.
+        token_time: String,
+        /// As configured.
+        max_age: Duration,
+    },
+    /// Our log or state cannot be read.
+    #[error("the client certificate cannot be looked up: {0}")]
+    Lookup(String),
     /// Longer than any token that an issuer makes.
     #[error("expected a token of at most {MAX_TOKEN} bytes, found {0}")]
     TooLarge(usize),
@@ -142,23 +188,31 @@ pub enum AttestationError {
 
 impl AttestationError {
     /// The stable code: in the answer, in the log, and as a metric's label.
-    pub fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> Reason {
         match self {
-            Self::Missing => "TOKEN_MISSING",
-            Self::TooLarge(_) => "TOKEN_TOO_LARGE",
-            Self::Malformed(_) => "TOKEN_MALFORMED",
-            Self::Algorithm { .. } => "TOKEN_ALGORITHM",
-            Self::Issuer { .. } => "TOKEN_ISSUER",
-            Self::KeyUnknown { .. } => "TOKEN_KEY_UNKNOWN",
-            Self::Signature { .. } => "TOKEN_SIGNATURE",
-            Self::Expired { .. } => "TOKEN_EXPIRED",
-            Self::NotYetValid { .. } => "TOKEN_NOT_YET_VALID",
-            Self::Audience { .. } => "TOKEN_AUDIENCE",
-            Self::ApiServerAudience { .. } => "TOKEN_API_SERVER_AUDIENCE",
-            Self::Subject(_) => "TOKEN_SUBJECT",
-            Self::Claims(_) => "TOKEN_CLAIMS",
-            Self::Namespace { .. } => "TOKEN_NAMESPACE",
-            Self::KeysUnavailable { .. } => "TOKEN_KEYS_UNAVAILABLE",
+            Self::Missing => Reason::TokenMissing,
+            Self::RenewalOff => Reason::RenewalOff,
+            Self::CertificateIssuer => Reason::CertificateIssuer,
+            Self::CertificateUnknown => Reason::CertificateUnknown,
+            Self::CertificateEnded { .. } => Reason::CertificateEnded,
+            Self::CertificateNotYetValid { .. } => Reason::CertificateNotYetValid,
+            Self::CertificateTokenIssuer { .. } => Reason::CertificateTokenIssuer,
+            Self::TokenTooLongAgo { .. } => Reason::TokenTooLongAgo,
+            Self::Lookup(_) => Reason::CertificateLookup,
+            Self::TooLarge(_) => Reason::TokenTooLarge,
+            Self::Malformed(_) => Reason::TokenMalformed,
+            Self::Algorithm { .. } => Reason::TokenAlgorithm,
+            Self::Issuer { .. } => Reason::TokenIssuer,
+            Self::KeyUnknown { .. } => Reason::TokenKeyUnknown,
+            Self::Signature { .. } => Reason::TokenSignature,
+            Self::Expired { .. } => Reason::TokenExpired,
+            Self::NotYetValid { .. } => Reason::TokenNotYetValid,
+            Self::Audience { .. } => Reason::TokenAudience,
+            Self::ApiServerAudience { .. } => Reason::TokenApiServerAudience,
+            Self::Subject(_) => Reason::TokenSubject,
+            Self::Claims(_) => Reason::TokenClaims,
+            Self::Namespace { .. } => Reason::TokenNamespace,
+            Self::KeysUnavailable { .. } => Reason::TokenKeysUnavailable,
         }
     }
 
@@ -179,9 +233,13 @@ impl AttestationError {
         }
     }
 
-    /// Whether it is our trouble and not the caller's: the same token may be good a little later.
-    pub fn is_unavailable(&self) -> bool {
-        matches!(self, Self::KeysUnavailable { .. })
+    /// What we lack, if it is our trouble and not the caller's: the same evidence may be good a little later.
+    pub fn unavailable(&self) -> Option<&'static str> {
+        match self {
+            Self::KeysUnavailable { .. } => Some("the keys of the token's issuer are not available"),
+            Self::Lookup(_) => Some("the certificate cannot be looked up"),
+            _ => None,
+        }
     }
 }
 

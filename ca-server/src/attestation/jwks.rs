@@ -16,6 +16,7 @@ use signet_certs::key::RsaPublicKey;
 
 use super::error::{AttestationError, shown};
 use super::token::{Algorithm, Jws, Object};
+use super::verified::{self, Verified};
 
 /// Most keys in a set; issuers that rotate have two or three.
 const MAX_KEYS: usize = 64;
@@ -24,6 +25,7 @@ const MAX_KEYS: usize = 64;
 #[derive(Debug)]
 pub(super) struct KeySet {
     keys: Vec<Key>,
+    verified: Verified,
 }
 
 /// A public key with what it may be used for.
@@ -57,9 +59,15 @@ pub(super) struct Skipped {
 /// Why a text is not a key set.
 #[derive(Debug, thiserror::Error)]
 pub enum JwksError {
-    /// Not a JSON object with a list `keys`.
-    #[error("expected a JSON object with a list \"keys\"")]
-    Json(#[source] serde_json::Error),
+    /// Not a JSON object with a list `keys`. The reader's own words would repeat what it found, which may be a
+    /// private key.
+    #[error("expected a JSON object with a list \"keys\" (line {line}, column {column})")]
+    Json {
+        /// Where it is not.
+        line: usize,
+        /// Where it is not.
+        column: usize,
+    },
     /// Too many keys.
     #[error("expected at most {MAX_KEYS} keys, found {0}")]
     TooMany(usize),
@@ -98,7 +106,8 @@ struct RawKey {
 impl KeySet {
     /// Reads a key set; also answers which keys were left out.
     pub(super) fn parse(json: &[u8]) -> Result<(KeySet, Vec<Skipped>), JwksError> {
-        let Object(RawSet { keys: raw }) = serde_json::from_slice(json).map_err(JwksError::Json)?;
+        let Object(RawSet { keys: raw }) = serde_json::from_slice(json)
+            .map_err(|error| JwksError::Json { line: error.line(), column: error.column() })?;
         if raw.len() > MAX_KEYS {
             return Err(JwksError::TooMany(raw.len()));
         }
@@ -118,7 +127,7 @@ impl KeySet {
         if keys.is_empty() {
             return Err(JwksError::Empty(skipped.iter().map(Skipped::to_string).collect()));
         }
-        Ok((KeySet { keys }, skipped))
+        Ok((KeySet { keys, verified: Verified::default() }, skipped))
     }
 
     /// How many keys there are.
@@ -145,6 +154,10 @@ impl KeySet {
         let key = self
             .find(jws.key_id())
             .ok_or_else(|| AttestationError::KeyUnknown { issuer: issuer.to_owned(), key_id: key_id() })?;
+        let digest = verified::digest(jws);
+        if self.verified.has(&digest) {
+            return Ok(VerifiedPayload(&jws.payload));
+        }
         match key.verify(jws.algorithm, jws.signing_input.as_bytes(), &jws.signature) {
             None => Err(AttestationError::Algorithm {
                 expected: format!(
@@ -156,7 +169,10 @@ impl KeySet {
             Some(Err(Unspecified)) => {
                 Err(AttestationError::Signature { issuer: issuer.to_owned(), key_id: key_id() })
             }
-            Some(Ok(())) => Ok(VerifiedPayload(&jws.payload)),
+            Some(Ok(())) => {
+                self.verified.keep(digest);
+                Ok(VerifiedPayload(&jws.payload))
+            }
         }
     }
 }
@@ -170,8 +186,14 @@ impl<'j> VerifiedPayload<'j> {
 
 impl Key {
     fn parse(raw: Value) -> Result<Key, String> {
+        if !raw.is_object() {
+            return Err("expected a JSON object".to_owned());
+        }
         let Object(raw): Object<RawKey> =
-            serde_json::from_value(raw).map_err(|error| shown(&error.to_string()))?;
+            serde_json::from_value(raw).map_err(|error| match error.to_string() {
+                missing if missing.starts_with("missing field") => shown(&missing),
+                _ => "a member is not of its type".to_owned(),
+            })?;
         if raw.r#use.as_deref().is_some_and(|purpose| purpose != "sig") {
             return Err("its use is not sig".to_owned());
         }
@@ -406,12 +428,26 @@ mod tests {
         for text in
             ["", "{}", "[]", r#"{"keys":{}}"#, r#"[[]]"#, r#"{"keys":[]} x"#, r#"{"keys":[],"keys":[]}"#]
         {
-            assert!(matches!(KeySet::parse(text.as_bytes()), Err(JwksError::Json(_))), "{text}");
+            assert!(matches!(KeySet::parse(text.as_bytes()), Err(JwksError::Json { .. })), "{text}");
         }
         assert_eq!(parse(&[]).unwrap_err().to_string(), "no key that can be used");
         let key = Signer::p256();
         let many: Vec<Value> = (0..=MAX_KEYS).map(|n| key.jwk(&n.to_string())).collect();
         assert!(matches!(parse(&many), Err(JwksError::TooMany(65))));
         assert_eq!(parse(&many[1..]).unwrap().0.len(), MAX_KEYS);
+    }
+
+    #[test]
+    fn what_a_key_set_says_of_a_private_key_is_not_repeated() {
+        for text in [
+            r#"{"keys": "5ec7e7"}"#,
+            r#"{"keys": ["5ec7e7"]}"#,
+            r#"{"keys": [{"kty": "EC", "crv": "P-256", "d": "5ec7e7"}]}"#,
+            r#"{"keys": [{"kty": "EC", "crv": "P-256", "x": ["5ec7e7"], "y": "5ec7e7"}]}"#,
+            r#"{"keys": [{"kty": "EC", "crv": "P-256", "x": "5ec7e7", "y": "5ec7e7"}]}"#,
+        ] {
+            let error = KeySet::parse(text.as_bytes()).unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("5ec7e7"), "{error:?}");
+        }
     }
 }

@@ -115,7 +115,7 @@ impl World {
 }
 
 pub(super) fn evidence(token: &str) -> Evidence {
-    Evidence { token: Some(token.into()), instance: None, cluster: None }
+    Evidence { token: Some(token.into()), instance: None, cluster: None, certificates: None }
 }
 
 #[tokio::test]
@@ -128,6 +128,7 @@ async fn a_good_token_says_who_sends_it() {
     assert_eq!(caller.expires, now() + Duration::from_secs(3600));
     let id = sha256(b"0d5b8a2e-0000-4000-8000-000000000000");
     let expected = EvidenceEntry {
+        renewal: None,
         kind: "token".to_owned(),
         issuer: ISSUER.to_owned(),
         token_id_hash: id.to_vec(),
@@ -197,7 +198,7 @@ async fn times_are_held_against_ten_seconds_of_skew_on_both_sides() {
     ] {
         world.changed(|draft| draft.claims[claim] = json!(good)).await.unwrap();
         let error = world.changed(|draft| draft.claims[claim] = json!(bad)).await.unwrap_err();
-        assert_eq!(error.reason(), reason, "{claim}");
+        assert_eq!(error.reason().code(), reason, "{claim}");
     }
     // No lifetime is too long, as long as a clock can tell it.
     let caller = world.changed(|draft| draft.claims["exp"] = json!(NOW + 1_000_000_000)).await.unwrap();
@@ -281,14 +282,17 @@ async fn an_issuer_s_keys_trust_domain_and_namespaces_are_its_own() {
 
     let caller = attest(token(names[1], "k1", &signers[1])).await.unwrap();
     assert_eq!(caller.identity.as_str(), "spiffe://two.test/ns/lab/sa/reviews");
-    assert_eq!(attest(token(names[0], "k1", &signers[0])).await.unwrap_err().reason(), "TOKEN_NAMESPACE");
+    assert_eq!(
+        attest(token(names[0], "k1", &signers[0])).await.unwrap_err().reason().code(),
+        "TOKEN_NAMESPACE"
+    );
     for (evidence, reason) in [
         (token(names[0], "k1", &signers[1]), "TOKEN_SIGNATURE"),
         (token(names[1], "k1", &signers[0]), "TOKEN_SIGNATURE"),
         (token(names[0], "k2", &other), "TOKEN_KEY_UNKNOWN"),
         (token("https://three.example.org", "k1", &signers[0]), "TOKEN_ISSUER"),
     ] {
-        assert_eq!(attest(evidence).await.unwrap_err().reason(), reason);
+        assert_eq!(attest(evidence).await.unwrap_err().reason().code(), reason);
     }
 }
 

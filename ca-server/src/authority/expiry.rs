@@ -165,10 +165,10 @@ impl Warner {
         due
     }
 
-    /// Looks every minute. Never returns.
-    pub async fn run(mut self, look: impl Fn(SystemTime) -> Vec<Forecast>) {
+    /// Looks every minute; there is nothing to see while the clock is not believed. Never returns.
+    pub async fn run(mut self, look: impl Fn() -> Option<Vec<Forecast>>) {
         loop {
-            for one in self.due(look(SystemTime::now())) {
+            for one in look().map(|forecast| self.due(forecast)).unwrap_or_default() {
                 let Forecast { kind, subject, serial, not_after, share_left, level, .. } = one;
                 let (kind, percent) = (kind.name(), (share_left * 100.0).round());
                 if level >= Level::Tenth {

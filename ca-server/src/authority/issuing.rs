@@ -131,6 +131,11 @@ impl IssuingCa {
         begin + not_after.duration_since(begin).unwrap_or_default() / 2
     }
 
+    /// Whether the next one is to be made now; also when it is not valid yet, as after a clock was set back.
+    pub fn is_due(&self, now: SystemTime) -> bool {
+        now >= self.due() || now < self.ca.certificate.facts().validity.not_before
+    }
+
     /// What the log keeps of it.
     pub fn entry(&self, trust: &Trust) -> CertificateEntry {
         let facts = self.ca.certificate.facts();
@@ -151,6 +156,7 @@ impl IssuingCa {
             request_id: String::new(),
             certificate_hash: self.ca.certificate.digest(),
             dns_names: Vec::new(),
+            subject_key_id: self.ca.certificate.key_id(),
         }
     }
 }
@@ -251,6 +257,7 @@ pub(crate) mod tests {
         assert_ne!((facts(&a).subject, facts(&a).spki), (facts(&b).subject, facts(&b).spki));
         assert_eq!((facts(&a).path_length, facts(&a).validity.not_before), (Some(0), now() - BACKDATE));
         assert_eq!(a.due(), now() + DAY * LIFETIMES / 2);
+        assert!(!a.is_due(now()) && a.is_due(a.due()) && a.is_due(now() - DAY));
         let short = mint(&cacerts, &"x".repeat(65), Duration::from_secs(10), now()).unwrap();
         assert_eq!(facts(&short).validity.not_after, now() + SHORTEST);
         let late = mint(&cacerts, "td", YEAR, now()).unwrap();

@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use rustix::fs::OFlags;
-use signet_certs::cacerts::{Cacerts, Fault, Folder, MAX_FILE, NAMES};
+use signet_certs::cacerts::{CA_KEY, Cacerts, Fault, Folder, MAX_FILE, NAMES, TLS_KEY};
 use thiserror::Error;
 use zeroize::Zeroizing;
+
+use crate::exposure;
 
 /// Everything that is wrong with a folder.
 #[derive(Debug, Error)]
@@ -45,6 +47,13 @@ pub fn read(path: &Path) -> Folder {
     folder
 }
 
+/// Says that anybody may read the plugged-in key, whichever form the folder has.
+pub fn tell_of_readable_key(folder: &Path) {
+    for name in [CA_KEY, TLS_KEY] {
+        exposure::tell_of_readable_key(&folder.join(name));
+    }
+}
+
 fn read_bounded(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
     let mut bytes = Zeroizing::new(Vec::new());
     // A pipe would be waited for, for ever.
@@ -65,7 +74,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::authority::tests::{YEAR, cacerts, now};
-    use signet_certs::cacerts::{CA_CERT, CA_KEY, CERT_CHAIN, ROOT_CERT};
+    use signet_certs::cacerts::{CA_CERT, CERT_CHAIN, ROOT_CERT};
     use std::fs;
 
     fn write(folder: &Path) {

@@ -25,8 +25,10 @@ use super::loader;
 use super::serving::ServingCertificate;
 use super::state::{self, Source, StateError};
 use super::wish::{Outcome, Refused, Rules, judge};
+use crate::clock::Clock;
 use crate::issuance_log::{ActEntry, AppendError, Entry, IssuanceLog};
 use crate::metrics::Metrics;
+use crate::reason::Reason;
 use crate::store::Store;
 use crate::trust::publisher::{PublishError, Publisher};
 use crate::trust::{self, Trust};
@@ -101,12 +103,16 @@ pub struct Authorities {
     pub serving: Arc<ServingCertificate>,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// What time it is.
+    pub clock: Arc<Clock>,
     /// What requests sign with.
     pub issuer: Arc<ArcSwap<Issuer>>,
     /// Where the active authority came from.
     pub source: Source,
     /// Nothing where the folder says what is active.
     pub wish: watch::Sender<Option<Wish>>,
+    /// A change came while the clock was not believed.
+    pub put_off: bool,
 }
 
 impl Authorities {
@@ -114,29 +120,41 @@ impl Authorities {
     pub async fn run(mut self, mut folders: mpsc::Receiver<Folder>) {
         // Not begun anew with each change, or a folder without rest would put it off for ever.
         let mut look = Instant::now() + RETRY;
+        let mut believed = self.clock.believed();
         loop {
             tokio::select! {
                 folder = folders.recv() => match folder {
-                    Some(folder) => self.consider(folder, SystemTime::now()).await,
+                    Some(folder) => self.consider(folder).await,
                     // Whoever watches has ended with the server.
                     None => return,
                 },
                 () = tokio::time::sleep_until(look) => {
-                    let now = SystemTime::now();
-                    self.renew(now).await;
-                    // What was not valid yet may be now, and a disk that was full may have room.
-                    if self.wish.borrow().is_some() {
-                        let folder = block_in_place(|| loader::read(&self.folder));
-                        self.consider(folder, now).await;
+                    let mut due = RETRY;
+                    if let Ok(now) = self.clock.now() {
+                        self.renew(now).await;
+                        // What was not valid yet may be now, and a disk that was full may have room.
+                        if self.put_off || self.wish.borrow().is_some() {
+                            let folder = block_in_place(|| loader::read(&self.folder));
+                            self.consider(folder).await;
+                        }
+                        due = self.due(now);
                     }
-                    look = Instant::now() + self.due(now).clamp(RETRY, LONGEST_SLEEP);
+                    look = Instant::now() + due.clamp(RETRY, LONGEST_SLEEP);
                 }
+                Ok(()) = believed.changed() => look = Instant::now(),
             }
         }
     }
 
-    /// Takes a folder's wish or says why not.
-    pub async fn consider(&mut self, folder: Folder, now: SystemTime) {
+    /// Takes a folder's wish or says why not. While the clock is not believed, that is put off.
+    pub async fn consider(&mut self, folder: Folder) {
+        let now = self.clock.now();
+        self.put_off = now.is_err();
+        let Ok(now) = now else {
+            let folder = self.folder.display();
+            tracing::warn!(reason = Reason::ClockStepped.code(), %folder, "CA files are looked at when the clock is believed");
+            return;
+        };
         let active = self.issuer.load().cacerts().clone();
         let (source, rules) = (self.source, &self.rules);
         // Parsing, path building and signatures of a large folder take their time; the runtime goes on.
@@ -150,7 +168,7 @@ impl Authorities {
             Outcome::Take(wished) => match self.take(wished.clone(), now).await {
                 Ok(()) => {
                     self.wish.send_replace(None);
-                    self.metrics.reloaded("TAKEN");
+                    self.metrics.reloaded();
                 }
                 Err(error) => self.refuse(Refused::failed(&wished, with_causes(&error)), now),
             },
@@ -163,7 +181,7 @@ impl Authorities {
             return;
         }
         for reason in &refused.reasons {
-            self.metrics.reloaded(reason.code);
+            self.metrics.reload_refused(reason.code);
             tracing::error!(
                 folder = %self.folder.display(),
                 reason = reason.code,
@@ -191,6 +209,7 @@ impl Authorities {
         let issuer = Arc::new(Issuer::new(wished, issuing, trust.clone()));
         activate(&self.kept, self.store.clone(), &self.log, issuer.clone(), Source::Cacerts, now).await?;
         self.issuer.store(issuer.clone());
+        loader::tell_of_readable_key(&self.folder);
         self.publisher.publish(trust);
         self.source = Source::Cacerts;
         tell_notes(issuer.cacerts());
@@ -217,7 +236,7 @@ impl Authorities {
 
     async fn renew(&mut self, now: SystemTime) {
         let issuer = self.issuer.load_full();
-        if issuer.issuing().is_none_or(|issuing| now < issuing.due()) {
+        if issuer.issuing().is_none_or(|issuing| !issuing.is_due(now)) {
             return;
         }
         match self.issuing.make(issuer.cacerts(), &self.log, issuer.trust(), now).await {

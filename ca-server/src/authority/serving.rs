@@ -14,9 +14,11 @@ use signet_certs::key::{KeyError, PrivateKey};
 use signet_certs::validity::{BACKDATE, Validity};
 use signet_service::logging::with_causes;
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 use super::Issuer;
 use super::issuer::{Signed, SigningError};
+use crate::clock::Clock;
 use crate::config::Serving;
 use crate::issuance_log::{AppendError, CertificateEntry, Entry, EvidenceEntry, IssuanceLog};
 
@@ -93,7 +95,8 @@ impl ServingCertificate {
         let intermediates = issuer.intermediates(&signed).to_vec();
         let above = intermediates.iter().map(|member| member.der().clone());
         let chain: Vec<CertificateDer<'static>> = std::iter::once(signed.der.clone()).chain(above).collect();
-        let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.to_pkcs8_der().to_vec()));
+        let der = PrivatePkcs8KeyDer::from(key.to_pkcs8_der().to_vec());
+        let der = Zeroizing::new(PrivateKeyDer::Pkcs8(der));
         let key = rustls::crypto::ring::sign::any_supported_type(&der)?;
         let leaf = Certificate::from_der(signed.der.to_vec())?;
         self.held.store(Some(Arc::new(Held { leaf, intermediates })));
@@ -103,18 +106,27 @@ impl ServingCertificate {
         Ok(())
     }
 
-    /// Renews when half of the lifetime is over, and again after failures. Never returns.
-    pub async fn renew_forever(&self, log: &IssuanceLog) {
+    /// Renews when half of the lifetime is over, and again after failures; not while the clock is not believed.
+    /// Never returns.
+    pub async fn renew_forever(&self, log: &IssuanceLog, clock: &Clock) {
+        let mut believed = clock.believed();
         loop {
-            let validity = self.leaf().map(|leaf| leaf.facts().validity);
-            let due = validity.map_or(Duration::ZERO, |validity| until_due(validity, SystemTime::now()));
-            if due.is_zero()
-                && let Err(error) = self.renew(log, SystemTime::now()).await
-            {
-                tracing::error!(error = with_causes(&error), "serving certificate not renewed");
+            let mut due = RETRY;
+            if let Ok(now) = clock.now() {
+                let validity = self.leaf().map(|leaf| leaf.facts().validity);
+                due = validity.map_or(Duration::ZERO, |validity| until_due(validity, now));
+                if due.is_zero()
+                    && let Err(error) = self.renew(log, now).await
+                {
+                    tracing::error!(error = with_causes(&error), "serving certificate not renewed");
+                }
             }
-            // Also after a success: an issuer about to end gives ever shorter lives.
-            tokio::time::sleep(due.clamp(RETRY, LONGEST_SLEEP)).await;
+            tokio::select! {
+                // Also after a success: an issuer about to end gives ever shorter lives.
+                () = tokio::time::sleep(due.clamp(RETRY, LONGEST_SLEEP)) => {}
+                // A clock that is accepted where it was set may find the certificate ended, or not valid yet.
+                Ok(()) = believed.changed() => {}
+            }
         }
     }
 
@@ -137,13 +149,18 @@ impl ServingCertificate {
             request_id: String::new(),
             certificate_hash: signed.digest(),
             dns_names: self.settings.dns.clone(),
+            subject_key_id: Vec::new(),
         };
         Entry::certificate(now, certificate)
     }
 }
 
-/// Time until half of the life is over, which began where the backdating ended; zero when it is.
+/// Time until half of the life is over, which began where the backdating ended; zero when it is, and when the
+/// life has not begun yet, as after a clock was set back.
 fn until_due(validity: Validity, now: SystemTime) -> Duration {
+    if now < validity.not_before {
+        return Duration::ZERO;
+    }
     let begin = validity.not_before + BACKDATE;
     let half = validity.not_after.duration_since(begin).unwrap_or_default() / 2;
     (begin + half).duration_since(now).unwrap_or_default()
@@ -162,5 +179,6 @@ mod tests {
         assert_eq!(until_due(validity, now() + hour / 4), hour / 4);
         assert_eq!(until_due(validity, now() + hour / 2), Duration::ZERO);
         assert_eq!(until_due(validity, now() + hour * 2), Duration::ZERO);
+        assert_eq!(until_due(validity, now() - hour), Duration::ZERO, "nobody takes it before its time");
     }
 }

@@ -97,7 +97,7 @@ pub struct Change {
 }
 
 /// What it takes to make `issuer` the active authority, with its files in `copy`, and every other one old;
-/// nothing if it is all that already.
+/// nothing if it is all that already, durably: an earlier [`Change::apply`] may have come only half way.
 pub fn change(
     store: &dyn Store,
     issuer: &Issuer,
@@ -110,6 +110,7 @@ pub fn change(
     for mut row in list(store)? {
         if row.id == issuer.id() && row.state == State::Active {
             if row.copy == copy && row.source == source {
+                store.flush()?;
                 return Ok(None);
             }
             since = Some(row.active_since);
@@ -172,6 +173,7 @@ mod tests {
     use crate::authority::issuer::tests::issuer;
     use crate::authority::tests::{YEAR, cacerts, now};
     use crate::store::MemoryStore;
+    use crate::store::forgetful::ForgetfulStore;
 
     fn activate(store: &dyn Store, issuer: &Issuer, copy: &str, at: SystemTime) -> Option<&'static str> {
         let change = change(store, issuer, Source::Cacerts, copy.to_owned(), at).unwrap()?;
@@ -195,6 +197,24 @@ mod tests {
             rows.len() == 2 && states.contains(&(State::Active, "b1")) && states.contains(&(State::Old, ""))
         );
         assert_eq!(active(&store).unwrap().unwrap().id, b.id());
+    }
+
+    #[test]
+    fn an_authority_that_is_said_to_be_active_is_so_after_a_kill() {
+        let store = ForgetfulStore::default();
+        let (a, b) = (issuer(cacerts(YEAR)), issuer(cacerts(YEAR)));
+        activate(&store, &a, "a1", now());
+        store.kill(0);
+        assert_eq!(active(&store).unwrap().unwrap().id, a.id());
+        // The rows are written, and not made durable: that is an error, and the next attempt makes up for it.
+        store.fail(store.operations() + 1, 2);
+        let change = |to: &Issuer| change(&store, to, Source::Cacerts, "b1".to_owned(), now());
+        assert!(change(&b).unwrap().unwrap().apply(&store).is_err());
+        assert!(change(&b).is_err(), "it is visible, and would be lost");
+        assert!(change(&b).unwrap().is_none());
+        store.kill(0);
+        let rows = list(&store).unwrap();
+        assert_eq!((active(&store).unwrap().unwrap().id.as_str(), rows.len()), (b.id(), 2));
     }
 
     #[test]

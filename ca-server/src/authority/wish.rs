@@ -17,6 +17,7 @@ use signet_service::logging::with_causes;
 use super::rehearsal::rehearse;
 use super::state::Source;
 use crate::config::Serving;
+use crate::reason;
 
 /// What a folder is judged by.
 #[derive(Debug)]
@@ -60,8 +61,8 @@ pub struct Refused {
 
 impl Refused {
     /// For a folder that could not be read as a CA.
-    pub fn because(code: &'static str, text: impl Into<String>) -> Self {
-        Self { id: None, subject: None, reasons: vec![Reason { code, text: text.into() }] }
+    pub fn because(code: reason::Reason, text: impl Into<String>) -> Self {
+        Self { id: None, subject: None, reasons: vec![Reason { code: code.code(), text: text.into() }] }
     }
 
     fn of(cacerts: &Cacerts, reasons: Vec<Reason>) -> Self {
@@ -71,7 +72,7 @@ impl Refused {
 
     /// A safe wish that could not be carried out.
     pub fn failed(cacerts: &Cacerts, cause: String) -> Self {
-        Self::of(cacerts, vec![Reason { code: "NOT_KEPT", text: cause }])
+        Self::of(cacerts, vec![Reason { code: reason::Reason::NotKept.code(), text: cause }])
     }
 }
 
@@ -81,7 +82,7 @@ pub fn judge(folder: &Folder, active: &Cacerts, source: Source, rules: &Rules, n
         return match source {
             Source::SelfSigned => Outcome::Same,
             Source::Cacerts => Outcome::Refuse(Refused::because(
-                "EMPTY",
+                reason::Reason::Empty,
                 "the files of the active CA are gone; put them back, or the files of its successor",
             )),
         };
@@ -113,7 +114,7 @@ pub fn judge(folder: &Folder, active: &Cacerts, source: Source, rules: &Rules, n
         Verdict::Safe => match rehearse(wished.clone(), &rules.domains, &rules.serving, now) {
             Ok(()) => Outcome::Take(wished),
             Err(error) => {
-                let reason = Reason { code: "REHEARSAL", text: with_causes(&error) };
+                let reason = Reason { code: reason::Reason::Rehearsal.code(), text: with_causes(&error) };
                 Outcome::Refuse(Refused::of(&wished, vec![reason]))
             }
         },

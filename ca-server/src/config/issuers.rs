@@ -108,7 +108,12 @@ fn key_source(text: &str, ca_file: Option<PathBuf>) -> Result<KeySource, String>
             None => Ok(KeySource::File(PathBuf::from(text))),
         };
     }
-    let url = url::Url::parse(text).map_err(|error| format!("{text:?} is not a URL: {error}"))?;
+    // A fault is printed and logged: what may have a password in it is not repeated.
+    let shown = if text.contains('@') { "a text with an @".to_owned() } else { format!("{text:?}") };
+    let url = url::Url::parse(text).map_err(|error| format!("{shown} is not a URL: {error}"))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("a URL with a user name or password is not taken: public keys need none".to_owned());
+    }
     let loopback = match url.host() {
         Some(url::Host::Ipv4(address)) => address.is_loopback(),
         Some(url::Host::Ipv6(address)) => address.is_loopback(),
@@ -118,6 +123,6 @@ fn key_source(text: &str, ca_file: Option<PathBuf>) -> Result<KeySource, String>
     match url.scheme() {
         "https" => Ok(KeySource::Url { url, ca_file }),
         "http" if loopback => Ok(KeySource::Url { url, ca_file }),
-        _ => Err(format!("{text:?}: keys come over https only (http from loopback)")),
+        _ => Err(format!("{shown}: keys come over https only (http from loopback)")),
     }
 }

@@ -37,6 +37,22 @@ fn two_flags_are_enough_and_the_rest_has_safe_defaults() {
 }
 
 #[test]
+fn renewal_by_certificate_is_off_until_it_is_asked_for() {
+    let renewal = |flags: &[&str]| {
+        load_from(&[NEEDED, flags].concat(), None, &[]).map(|config| config.renewal_by_certificate)
+    };
+    assert_eq!(renewal(&[]).unwrap(), None);
+    assert_eq!(renewal(&["--max-age-since-token=1h"]).unwrap(), None);
+    assert_eq!(renewal(&["--renewal-by-certificate=on"]).unwrap(), Some(Duration::from_secs(86_400)));
+    let both = ["--renewal-by-certificate=on", "--max-age-since-token=1h"];
+    assert_eq!(renewal(&both).unwrap(), Some(Duration::from_secs(3600)));
+    let faults = renewal(&["--renewal-by-certificate=yes", "--max-age-since-token=soon"]).unwrap_err();
+    let text = faults.to_string();
+    assert!(text.contains("renewal_by_certificate") && text.contains("must be on or off"), "{text}");
+    assert!(text.contains("max_age_since_token"), "{text}");
+}
+
+#[test]
 fn istio_s_variables_are_heard() {
     let environment = [
         ("TRUST_DOMAIN", "td"),
@@ -144,4 +160,19 @@ fn an_issuer_is_configured_once() {
     let file = "[[token_issuers]]\nissuer = \"https://k8s\"\njwks = \"/f\"\n";
     let text = load_from(NEEDED, Some(file), &[]).unwrap_err().to_string();
     assert!(text.contains("token_issuers[0]") && text.contains("configured twice"), "{text}");
+}
+
+#[test]
+fn a_fault_repeats_no_secret() {
+    let fault = |flags: &[&str]| load_from(flags, None, &[]).unwrap_err().to_string();
+    let hex = "5ec7e7".repeat(10) + "5ec7";
+    let base64 = "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2U=";
+    for key in [hex.as_str(), base64] {
+        let text = fault(&[NEEDED, &[&format!("--key-encryption-key-file={key}")]].concat());
+        assert!(text.contains("is the key itself") && !text.contains(key), "{text}");
+    }
+    for url in ["https://me:5ec7e7@k8s/keys", "http://me:5ec7e7@k8s/keys", "https://me:5ec7e7@[/keys"] {
+        let text = fault(&["--token-issuer=https://k8s", &format!("--jwks={url}")]);
+        assert!(text.contains("jwks") && !text.contains("5ec7e7"), "{text}");
+    }
 }

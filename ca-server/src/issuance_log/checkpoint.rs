@@ -108,7 +108,7 @@ impl LogKey {
     pub(super) fn load(folder: &DataFolder) -> Result<LogKey, LogKeyError> {
         let pem = folder.read_key(LOG_KEY)?;
         let damaged = || LogKeyError::Damaged { path: folder.log_key_path() };
-        let der = PrivatePkcs8KeyDer::from_pem_slice(&pem).map_err(|_| damaged())?;
+        let der = Zeroizing::new(PrivatePkcs8KeyDer::from_pem_slice(&pem).map_err(|_| damaged())?);
         let pair = Ed25519KeyPair::from_pkcs8(der.secret_pkcs8_der()).map_err(|_| damaged())?;
         let public_key = pair.public_key().as_ref().try_into().map_err(|_| damaged())?;
         Ok(LogKey { pair, verifier: LogVerifier::of_log(public_key) })

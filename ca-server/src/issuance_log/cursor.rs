@@ -18,6 +18,8 @@ use super::segments::{
 };
 
 const READ_BUFFER: usize = 64 << 10;
+/// For one record.
+const RECORD_BUFFER: usize = 2 << 10;
 
 /// A place between two records of a log.
 pub(super) struct Cursor {
@@ -78,6 +80,31 @@ impl Cursor {
             skipped.map_err(|source| cursor.failed(source))?;
             cursor.step(header.length);
         }
+        Ok(cursor)
+    }
+
+    /// A cursor before record `index` alone, whose frame is known to begin at `offset` of its segment.
+    ///
+    /// # Errors
+    /// The log does not hold the record; that it lies elsewhere shows when it is read.
+    pub(super) fn at(dir: &Path, log_id: &[u8; 32], index: u64, offset: u64) -> Result<Cursor, SegmentError> {
+        let before = list(dir)?.into_iter().rev().find(|first| *first <= index);
+        let first = before.ok_or_else(|| SegmentError::Missing { path: segment_path(dir, index), index })?;
+        let (file, _) = open_segment(dir, log_id, first)?;
+        let mut file = BufReader::with_capacity(RECORD_BUFFER, file);
+        let sought = file.seek(SeekFrom::Start(offset));
+        let end = Some(index + 1);
+        let cursor = Cursor {
+            dir: dir.to_owned(),
+            log_id: *log_id,
+            first,
+            file,
+            offset,
+            index,
+            end,
+            body: Vec::new(),
+        };
+        sought.map_err(|source| cursor.failed(source))?;
         Ok(cursor)
     }
 

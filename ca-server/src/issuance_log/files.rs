@@ -1,22 +1,73 @@
-//! The few things that the writer does to a disk, behind a trait, so that tests can let each of them fail.
+//! The few things that the log does to a disk, behind a trait, so that tests can let each of them fail and can
+//! forget what was not synced.
+//!
+//! A disk gives the single steps. What takes several, such as a file whose name must survive a power cut, is
+//! made of them here, once for the real disk and those of the tests.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use signet_service::files;
 
+/// The records name pods and nodes: they are for the CA's own user.
+const PRIVATE: u32 = 0o600;
+
+/// What a file has when it is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Content {
+    Kept,
+    Removed,
+}
+
 /// Where the log's files live.
 pub(super) trait Disk: Send + Sync {
+    /// The file at `path`, made with `mode` if there is none. Its name is durable after the next
+    /// [`sync_folder_of`](Disk::sync_folder_of).
+    fn open_file(&self, path: &Path, content: Content, mode: u32) -> io::Result<Box<dyn DiskFile>>;
+
+    /// Gives the file `from` the name `to`, in place of whatever had it. Atomic, durable as above.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Takes a file's name away; durable as above.
+    fn unlink(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes the names in the folder of `path` durable.
+    fn sync_folder_of(&self, path: &Path) -> io::Result<()>;
+
     /// An empty file, in place of whatever is at `path`, with its name durable.
-    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        let file = self.open_file(path, Content::Removed, PRIVATE)?;
+        self.sync_folder_of(path)?;
+        Ok(file)
+    }
 
-    /// The file at `path`, made empty if there is none.
-    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
+    /// The file at `path`, made empty if there is none, with its name durable.
+    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        let file = self.open_file(path, Content::Kept, PRIVATE)?;
+        self.sync_folder_of(path)?;
+        Ok(file)
+    }
 
-    /// Atomically and durably gives the file at `path` these bytes.
-    fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
+    /// Atomically and durably gives the file at `path` these bytes. If only the last step fails, the file has
+    /// them, and a power cut may bring the old ones back.
+    fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push(".tmp");
+        let temporary = PathBuf::from(temporary);
+        let mut file = self.open_file(&temporary, Content::Removed, 0o644)?;
+        file.write_at(bytes, 0)?;
+        file.sync()?;
+        self.rename(&temporary, path)?;
+        self.sync_folder_of(path)
+    }
+
+    /// Durably removes the file at `path`.
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.unlink(path)?;
+        self.sync_folder_of(path)
+    }
 }
 
 /// One file. Positions are given, so that a write that failed can be made again.
@@ -35,26 +86,23 @@ pub(super) trait DiskFile: Send {
 pub(super) struct LocalDisk;
 
 impl Disk for LocalDisk {
-    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        let file = private().truncate(true).open(path)?;
-        files::sync_folder_of(path)?;
-        Ok(Box::new(file))
+    fn open_file(&self, path: &Path, content: Content, mode: u32) -> io::Result<Box<dyn DiskFile>> {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(content == Content::Removed).mode(mode);
+        Ok(Box::new(options.open(path)?))
     }
 
-    fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(private().open(path)?))
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
     }
 
-    fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        files::write(path, bytes, 0o644)
+    fn unlink(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
     }
-}
 
-/// The records name pods and nodes: they are for the CA's own user.
-fn private() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).mode(0o600);
-    options
+    fn sync_folder_of(&self, path: &Path) -> io::Result<()> {
+        files::sync_folder_of(path)
+    }
 }
 
 impl DiskFile for File {
@@ -87,7 +135,7 @@ pub(super) mod faults {
         Write(usize),
         Sync,
         Truncate,
-        Replace,
+        Rename,
     }
 
     /// Fails what was ordered, once per order, and holds syncs back while told to.
@@ -136,25 +184,30 @@ pub(super) mod faults {
 
     struct FaultyFile {
         file: Box<dyn DiskFile>,
-        path: std::path::PathBuf,
+        path: PathBuf,
         shared: Arc<Shared>,
     }
 
     impl Disk for FaultyDisk {
-        fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-            self.shared.obey(path, Operation::Create)?;
-            let file = LocalDisk.create(path)?;
+        fn open_file(&self, path: &Path, content: Content, mode: u32) -> io::Result<Box<dyn DiskFile>> {
+            if content == Content::Removed {
+                self.shared.obey(path, Operation::Create)?;
+            }
+            let file = LocalDisk.open_file(path, content, mode)?;
             Ok(Box::new(FaultyFile { file, path: path.to_owned(), shared: self.shared.clone() }))
         }
 
-        fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-            let file = LocalDisk.open(path)?;
-            Ok(Box::new(FaultyFile { file, path: path.to_owned(), shared: self.shared.clone() }))
+        fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+            self.shared.obey(to, Operation::Rename)?;
+            LocalDisk.rename(from, to)
         }
 
-        fn replace(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-            self.shared.obey(path, Operation::Replace)?;
-            LocalDisk.replace(path, bytes)
+        fn unlink(&self, path: &Path) -> io::Result<()> {
+            LocalDisk.unlink(path)
+        }
+
+        fn sync_folder_of(&self, path: &Path) -> io::Result<()> {
+            LocalDisk.sync_folder_of(path)
         }
     }
 

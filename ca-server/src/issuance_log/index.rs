@@ -148,6 +148,15 @@ impl Index {
         Ok(row.map(|row| number(&row)))
     }
 
+    /// The same, and where in its segment the record's frame begins; rows of the first layout do not say.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub(super) fn place_of_serial(&self, serial: &[u8]) -> Result<Option<(u64, Option<u64>)>, IndexError> {
+        let row = self.store.read(Table::BySerial, serial_key(serial)).map_err(IndexError::Store)?;
+        Ok(row.map(|row| (number(&row), row.get(8..12).map(number))))
+    }
+
     /// When the latest certificate of an identity and instance ends.
     pub(super) fn latest_not_after(&self, identity: &str, instance: &str) -> Option<SystemTime> {
         match self.store.read(Table::ByIdentity, &identity_key(identity, instance)) {
@@ -212,10 +221,10 @@ impl Indexer {
         let mut batch = Batch::default();
         for _ in 0..RECORDS_PER_BATCH {
             let Some(frame) = cursor.next().map_err(IndexError::Segment)? else { break };
-            let index = frame.index;
+            let (index, offset) = (frame.index, frame.offset);
             let record = Record::decode(frame.body).map_err(|source| IndexError::Record { index, source })?;
             if let Some(certificate) = record.certificate() {
-                add_rows(&mut batch, index, certificate);
+                add_rows(&mut batch, index, offset, certificate);
             }
         }
         let through = cursor.index();
@@ -225,9 +234,12 @@ impl Indexer {
     }
 }
 
-fn add_rows(batch: &mut Batch, index: u64, certificate: &CertificateEntry) {
+fn add_rows(batch: &mut Batch, index: u64, offset: u64, certificate: &CertificateEntry) {
     let index = index.to_be_bytes();
-    batch.put(Table::BySerial, serial_key(&certificate.serial), index);
+    let mut place = index.to_vec();
+    // Segments are far smaller than this can say; in one that is not, the record is found from its begin.
+    place.extend(u32::try_from(offset).iter().flat_map(|offset| offset.to_be_bytes()));
+    batch.put(Table::BySerial, serial_key(&certificate.serial), place);
     if !certificate.identity.is_empty() {
         let not_after = seconds(certificate.not_after).to_be_bytes();
         let key = identity_key(&certificate.identity, &certificate.instance);

@@ -15,7 +15,7 @@ use super::read::LogReader;
 use super::record::{Record, RecordError};
 use super::segments::SegmentError;
 use super::signer::SignError;
-use super::tree::StoredHashes;
+use super::tree::{StoredHashes, hashes_path};
 
 /// A proof, to be kept or sent as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,7 +94,7 @@ pub(super) fn prove(
     checkpoint: &SignedCheckpoint,
 ) -> Result<Proof, ProveError> {
     let body = reader.body(index)?.ok_or(ProveError::NotFound)?;
-    let hashes = StoredHashes::open(reader.dir()).map_err(ProveError::Hashes)?;
+    let hashes = StoredHashes::open(&hashes_path(reader.dir())).map_err(ProveError::Hashes)?;
     let path =
         prove_record(checkpoint.size, index, &hashes).map_err(|source| ProveError::Path { index, source })?;
     Ok(Proof {

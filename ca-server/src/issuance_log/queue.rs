@@ -4,19 +4,19 @@
 //! the batch is worth its sync: waking a thread for each entry would cost more than recording it.
 
 use std::mem;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::record::Entry;
+use super::sync::{Condvar, Instant, Mutex, MutexGuard, PoisonError};
 use super::writer::{AppendError, Command};
 use tokio::sync::oneshot;
 
 /// A batch waits for more only while at least so many entries are announced: below, waiting would cost those
 /// who wait more than it saves.
-const COMPANY: usize = 8;
+pub(super) const COMPANY: usize = 8;
 
 /// And no longer than this.
-const LINGER: Duration = Duration::from_millis(1);
+pub(super) const LINGER: Duration = Duration::from_millis(1);
 
 /// See the module's text.
 pub(super) struct Queue {
@@ -76,7 +76,7 @@ pub struct Announced<'a>(&'a Queue);
 impl Queue {
     /// Takes this many commands before it refuses more.
     pub(super) fn new(capacity: usize) -> Queue {
-        Queue { state: Mutex::default(), wake: Condvar::new(), capacity }
+        Queue { state: Mutex::new(State::default()), wake: Condvar::new(), capacity }
     }
 
     /// Says that an entry is on its way.
@@ -176,69 +176,5 @@ impl Drop for Announced<'_> {
         let mut state = self.0.lock();
         state.announced -= 1;
         self.0.wake_if_worth_it(state);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::issuance_log::record::tests::act;
-
-    fn probe() -> Command {
-        Command::Probe(oneshot::channel().0)
-    }
-
-    fn append() -> Command {
-        Command::Append { entry: Box::new(act()), reply: oneshot::channel().0 }
-    }
-
-    #[test]
-    fn a_full_or_closed_queue_refuses_and_what_waits_is_still_taken() {
-        let queue = Queue::new(2);
-        assert!(queue.push(append()).is_ok() && queue.push(append()).is_ok());
-        assert!(matches!(queue.push(append()), Err(Refusal::Full)));
-        assert!(queue.push(probe()).is_ok(), "whether it can record is asked while it is full, too");
-        queue.close();
-        assert!(matches!(queue.push(probe()), Err(Refusal::Closed)));
-        let (commands, closed) = queue.take(None);
-        assert_eq!((commands.len(), closed, queue.len()), (3, true, 0));
-    }
-
-    #[test]
-    fn nothing_to_do_ends_at_the_due_time_and_company_is_waited_for_a_moment_only() {
-        let queue = Queue::new(2);
-        assert!(queue.take(Some(Instant::now())).0.is_empty());
-        let announced: Vec<_> = (0..COMPANY).map(|_| queue.announce()).collect();
-        assert!(queue.push(probe()).is_ok());
-        let began = Instant::now();
-        assert_eq!(queue.take(None).0.len(), 1);
-        assert!(began.elapsed() >= LINGER, "it lingers while enough is announced");
-        drop(announced);
-    }
-
-    #[test]
-    fn a_writer_that_lingers_takes_all_company_with_it() {
-        let queue = Queue::new(1024);
-        std::thread::scope(|threads| {
-            let writer = threads.spawn(|| {
-                let mut taken = 0;
-                loop {
-                    let (commands, closed) = queue.take(None);
-                    taken += commands.len();
-                    if closed {
-                        return taken;
-                    }
-                }
-            });
-            for _ in 0..100 {
-                let announced: Vec<_> = (0..COMPANY).map(|_| queue.announce()).collect();
-                for announced in announced {
-                    assert!(queue.push(probe()).is_ok());
-                    drop(announced);
-                }
-            }
-            queue.close();
-            assert!(writer.join().is_ok_and(|taken| taken == 100 * COMPANY));
-        });
     }
 }

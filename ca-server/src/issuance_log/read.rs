@@ -11,7 +11,7 @@ use super::checkpoint::{LogVerifier, VerifierKeyError};
 use super::cursor::Cursor;
 use super::progress::Progress;
 use super::record::{EntryBody, Record, RecordError};
-use super::segments::SegmentError;
+use super::segments::{HEADER, SegmentError, list};
 use super::tail;
 
 /// A page ends after this many records were looked at, however few of them matched.
@@ -173,6 +173,35 @@ impl LogReader {
         Record::decode(&body).map(Some).map_err(|source| ReadError::Record { index, source })
     }
 
+    /// The record `index`, whose frame begins at `offset` of its segment where that is known.
+    ///
+    /// # Errors
+    /// The log is damaged there.
+    pub(super) fn record_at(&self, index: u64, offset: Option<u64>) -> Result<Option<Record>, ReadError> {
+        let Some(offset) = offset.filter(|_| index < self.size()) else { return self.record(index) };
+        let mut cursor = Cursor::at(&self.dir, &self.log_id, index, offset)?;
+        let Some(frame) = cursor.next()? else { return Ok(None) };
+        Record::decode(frame.body).map(Some).map_err(|source| ReadError::Record { index, source })
+    }
+
+    /// The index of a record before which all are older than `time`: near the first one that is not, and
+    /// never behind it while times do not run backwards.
+    ///
+    /// # Errors
+    /// The log is damaged where it was looked at.
+    pub fn first_since(&self, time: SystemTime) -> Result<u64, ReadError> {
+        // Only segments' first records are looked at, because every other one costs a walk to it.
+        let firsts = list(&self.dir)?;
+        let mut before = 0;
+        for first in firsts {
+            match self.record_at(first, Some(HEADER as u64))? {
+                Some(record) if record.entry.time < time => before = first,
+                _ => break,
+            }
+        }
+        Ok(before)
+    }
+
     /// The bytes of the record `index`, which are its leaf in the tree.
     pub(super) fn body(&self, index: u64) -> Result<Option<Vec<u8>>, SegmentError> {
         if index >= self.size() {
@@ -180,6 +209,23 @@ impl LogReader {
         }
         let mut cursor = Cursor::new(&self.dir, &self.log_id, index, Some(index + 1))?;
         Ok(cursor.next()?.map(|frame| frame.body.to_vec()))
+    }
+
+    /// Shows every record from `from` on, up to the end as it is now, one at a time and in order.
+    ///
+    /// # Errors
+    /// The log is damaged; what lies before that was shown.
+    pub fn each(&self, from: u64, mut see: impl FnMut(Record)) -> Result<(), ReadError> {
+        let size = self.size();
+        if from >= size {
+            return Ok(());
+        }
+        let mut cursor = Cursor::new(&self.dir, &self.log_id, from, Some(size))?;
+        while let Some(frame) = cursor.next()? {
+            let index = frame.index;
+            see(Record::decode(frame.body).map_err(|source| ReadError::Record { index, source })?);
+        }
+        Ok(())
     }
 
     /// At most `limit` records that match, from the record `from` on.

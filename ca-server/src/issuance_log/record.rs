@@ -80,12 +80,16 @@ pub struct CertificateEntry {
     pub certificate_hash: [u8; 32],
     /// Names of a serving certificate.
     pub dns_names: Vec<String>,
+    /// Of a CA certificate: what it signs names it so.
+    #[serde(serialize_with = "hex_bytes")]
+    pub subject_key_id: Vec<u8>,
 }
 
 /// Why a caller was believed. Nothing in it can be used to authenticate again.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct EvidenceEntry {
-    /// "token", or "none" for what the CA signs for itself.
+    /// "token", "certificate" for a renewal by the certificate before, or "none" for what the CA signs for
+    /// itself. What a renewal says of a token is of the one that its chain of renewals began with.
     pub kind: String,
     /// The token's issuer.
     pub issuer: String,
@@ -100,6 +104,23 @@ pub struct EvidenceEntry {
     pub node_name: String,
     /// From the token's claims, where it has them.
     pub node_uid: String,
+    /// Where a renewal by certificate came from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub renewal: Option<RenewalEntry>,
+}
+
+/// Where a renewal by certificate came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RenewalEntry {
+    /// Serial of the certificate that was shown.
+    #[serde(serialize_with = "hex_bytes")]
+    pub predecessor: Vec<u8>,
+    /// Serial of the certificate that a token was answered with; all these renewals followed it.
+    #[serde(serialize_with = "hex_bytes")]
+    pub first: Vec<u8>,
+    /// When that was issued; whole seconds.
+    #[serde(serialize_with = "rfc3339")]
+    pub token_time: SystemTime,
 }
 
 /// Something that an administrator, or the CA by itself, did to the CA's state.
@@ -170,6 +191,7 @@ impl Entry {
             log_id: log_id.to_vec(),
             index,
             time: microseconds(self.time),
+            place_in_batch: 0,
             body: Some(body),
         }
     }
@@ -189,6 +211,11 @@ impl CertificateEntry {
                 pod_uid: self.evidence.pod_uid,
                 node_name: self.evidence.node_name,
                 node_uid: self.evidence.node_uid,
+                renewal: self.evidence.renewal.map(|renewal| proto::Renewal {
+                    predecessor: renewal.predecessor,
+                    first: renewal.first,
+                    token_time: seconds(renewal.token_time),
+                }),
             }),
             key_hash: self.key_hash.to_vec(),
             issuer_key_id: self.issuer_key_id,
@@ -202,11 +229,20 @@ impl CertificateEntry {
             request_id: self.request_id,
             certificate_hash: self.certificate_hash.to_vec(),
             dns_names: self.dns_names,
+            subject_key_id: self.subject_key_id,
         }
     }
 
     fn from_proto(certificate: proto::Certificate) -> Result<CertificateEntry, RecordError> {
         let evidence = certificate.evidence.unwrap_or_default();
+        let renewal = |renewal: proto::Renewal| {
+            Ok(RenewalEntry {
+                predecessor: renewal.predecessor,
+                first: renewal.first,
+                token_time: from_microseconds(i128::from(renewal.token_time) * 1_000_000)
+                    .ok_or(RecordError::Field("time of the token"))?,
+            })
+        };
         Ok(CertificateEntry {
             serial: certificate.serial,
             identity: certificate.identity,
@@ -219,6 +255,7 @@ impl CertificateEntry {
                 pod_uid: evidence.pod_uid,
                 node_name: evidence.node_name,
                 node_uid: evidence.node_uid,
+                renewal: evidence.renewal.map(renewal).transpose()?,
             },
             key_hash: sha256(certificate.key_hash, "key hash")?,
             issuer_key_id: certificate.issuer_key_id,
@@ -238,6 +275,7 @@ impl CertificateEntry {
             request_id: certificate.request_id,
             certificate_hash: sha256(certificate.certificate_hash, "certificate hash")?,
             dns_names: certificate.dns_names,
+            subject_key_id: certificate.subject_key_id,
         })
     }
 }
@@ -289,6 +327,15 @@ pub(super) struct Place {
     pub(super) log_id: Vec<u8>,
     #[prost(uint64, tag = "3")]
     pub(super) index: u64,
+    #[prost(uint32, tag = "5")]
+    pub(super) place_in_batch: u32,
+}
+
+impl Place {
+    /// How many records were durable when this one was written.
+    pub(super) fn durable_before(&self) -> u64 {
+        self.index.saturating_sub(self.place_in_batch.into())
+    }
 }
 
 /// A time in UTC, with as many digits as it needs.
@@ -375,6 +422,7 @@ pub(crate) mod tests {
             request_id: format!("request-{n}"),
             certificate_hash: [6; 32],
             dns_names: Vec::new(),
+            subject_key_id: Vec::new(),
         };
         Entry::certificate(issued, certificate)
     }
@@ -391,7 +439,15 @@ pub(crate) mod tests {
 
     #[test]
     fn a_record_comes_back_as_it_was_written() {
-        for (index, entry) in [(0, certificate(7)), (1, act())] {
+        let mut renewed = certificate(8);
+        if let EntryBody::Certificate(certificate) = &mut renewed.body {
+            certificate.evidence.kind = "certificate".to_owned();
+            let token_time = UNIX_EPOCH + Duration::from_secs(1_790_000_000);
+            certificate.evidence.renewal =
+                Some(RenewalEntry { predecessor: vec![7; 16], first: vec![8; 16], token_time });
+            certificate.subject_key_id = vec![9; 20];
+        }
+        for (index, entry) in [(0, certificate(7)), (1, act()), (2, renewed)] {
             let bytes = entry.clone().into_proto(&[9; 32], index).encode_to_vec();
             let record = Record::decode(&bytes).unwrap();
             assert_eq!(record, Record { log_id: [9; 32], index, entry });
@@ -420,6 +476,11 @@ pub(crate) mod tests {
         assert_eq!(error(|r| r.time = i64::MAX), "record has no valid time");
         assert_eq!(error(|r| certificate_of(r).not_after = i64::MAX), "record has no valid not-after");
         assert_eq!(error(|r| certificate_of(r).not_before = i64::MIN), "record has no valid not-before");
+        let renewed = |r: &mut proto::Record| {
+            certificate_of(r).evidence.as_mut().unwrap().renewal =
+                Some(proto::Renewal { token_time: i64::MAX, ..proto::Renewal::default() });
+        };
+        assert_eq!(error(renewed), "record has no valid time of the token");
         assert_eq!(error(|r| certificate_of(r).key_hash.clear()), "record has no valid key hash");
         assert_eq!(error(|r| certificate_of(r).root_digests[1].clear()), "record has no valid root digest");
         assert_eq!(

@@ -105,22 +105,26 @@ pub(super) struct Recovered {
     pub(super) checkpoint: SignedCheckpoint,
 }
 
-/// Opens the log of a data folder, or makes it.
+/// Opens the log of a data folder, or makes it; `now` is when a new one begins.
 ///
 /// # Errors
 /// See [`OpenError`]; nothing is ever cut that was acknowledged.
-pub(super) fn recover(folder: &DataFolder, disk: &Arc<dyn Disk>) -> Result<Recovered, OpenError> {
+pub(super) fn recover(
+    folder: &DataFolder,
+    disk: &Arc<dyn Disk>,
+    now: SystemTime,
+) -> Result<Recovered, OpenError> {
     let dir = folder.log_dir();
     let key = open_key(folder, &dir)?;
     open_vkey(folder, &dir, key.verifier(), &**disk)?;
     let log_id = key.verifier().log_id();
     if let Some(path) = segments::find_unfinished(&dir)? {
         // Were it left, a segment that goes on beyond its first index would hide it.
-        fs::remove_file(&path).map_err(failed("remove the unfinished segment", path))?;
+        disk.remove(&path).map_err(failed("remove the unfinished segment", path))?;
     }
     let found = tail::find(&dir, &log_id)?;
     let covered = records_covered(length_of(&hashes_path(&dir))?);
-    let checkpoint = open_checkpoint(&dir, &key, &**disk, found.is_none() && covered == 0)?;
+    let checkpoint = open_checkpoint(&dir, &key, &**disk, (found.is_none() && covered == 0).then_some(now))?;
 
     let size = found.as_ref().map_or(0, |tail| tail.size);
     for (witness, expected) in [(checkpoint_path(&dir), checkpoint.size), (hashes_path(&dir), covered)] {
@@ -129,7 +133,7 @@ pub(super) fn recover(folder: &DataFolder, disk: &Arc<dyn Disk>) -> Result<Recov
         }
     }
     let segment = match found {
-        Some(tail) => continue_segment(&dir, &tail, &**disk)?,
+        Some(tail) => continue_segment(&dir, &log_id, &tail, checkpoint.size, &**disk)?,
         None => {
             let header = Header { log_id, first: 0, previous: (0, 0) };
             begin_segment(&**disk, &dir, &header)
@@ -179,30 +183,38 @@ fn open_vkey(
     Ok(())
 }
 
-/// The latest checkpoint; of the empty tree if the log is new.
+/// The latest checkpoint; of the empty tree if the log is new, as of `new`.
 fn open_checkpoint(
     dir: &Path,
     key: &LogKey,
     disk: &dyn Disk,
-    is_new: bool,
+    new: Option<SystemTime>,
 ) -> Result<SignedCheckpoint, OpenError> {
     let path = checkpoint_path(dir);
     match fs::read_to_string(&path) {
         Ok(note) => SignedCheckpoint::verify(&note, key.verifier())
             .map_err(|source| OpenError::Checkpoint { path, source }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound && is_new => {
-            let checkpoint = key.sign(Frontier::empty().head(), SystemTime::now());
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let Some(now) = new else { return Err(OpenError::NoCheckpoint { path }) };
+            let checkpoint = key.sign(Frontier::empty().head(), now);
             disk.replace(&path, checkpoint.note.as_bytes()).map_err(failed("write", path))?;
             Ok(checkpoint)
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(OpenError::NoCheckpoint { path }),
         Err(error) => Err(failed("read", path)(error)),
     }
 }
 
 /// Cuts what a crash left behind the last record. What the last server wrote and did not live to sync reads
-/// like a record already: it is made durable before anybody relies on it.
-fn continue_segment(dir: &Path, tail: &tail::Tail, disk: &dyn Disk) -> Result<OpenSegment, OpenError> {
+/// like a record already: it is made durable before anybody relies on it. It is written once more for that:
+/// after a sync that failed, systems show their readers what the disk never got, and sync it no more. The first
+/// `signed` records are known to be durable.
+fn continue_segment(
+    dir: &Path,
+    log_id: &[u8; 32],
+    tail: &tail::Tail,
+    signed: u64,
+    disk: &dyn Disk,
+) -> Result<OpenSegment, OpenError> {
     let path = tail.path(dir);
     let mut file = disk.open(&path).map_err(failed("open", path.clone()))?;
     if tail.torn > 0 {
@@ -212,12 +224,18 @@ fn continue_segment(dir: &Path, tail: &tail::Tail, disk: &dyn Disk) -> Result<Op
         );
         file.truncate(tail.length).map_err(failed("cut", path.clone()))?;
     }
+    let unsigned =
+        if signed <= tail.first { 0 } else { Cursor::new(dir, log_id, signed, Some(signed))?.offset() };
+    let bytes = tail::read_from(&path, unsigned)?;
+    file.write_at(&bytes, unsigned).map_err(failed("write", path.clone()))?;
     file.sync().map_err(failed("sync", path))?;
     Ok(OpenSegment { file, first: tail.first, length: tail.length })
 }
 
 /// The tree over all records, checked against the latest checkpoint. The hashes below the checkpoint are
-/// taken from the file if they give its root; all others are made from the records.
+/// taken from the file if they give its root, and those behind it are made from the records. If the file is not
+/// as a checkpoint leaves it, which no crash explains, another takes its place: never is a file by that name
+/// only partly right, for who would find the parts?
 fn open_tree(
     dir: &Path,
     log_id: &[u8; 32],
@@ -225,30 +243,35 @@ fn open_tree(
     checkpoint: &SignedCheckpoint,
     covered: u64,
 ) -> Result<Tree, OpenError> {
-    let kept = covered.min(checkpoint.size);
-    match grow_tree(dir, log_id, disk, checkpoint, kept) {
-        Err(OpenError::Root { .. }) if kept > 0 => {
-            warn!(path = %hashes_path(dir).display(), "the hashes of the issuance log are damaged; making them again");
-            grow_tree(dir, log_id, disk, checkpoint, 0)
+    let path = hashes_path(dir);
+    if covered >= checkpoint.size {
+        match grow_tree(dir, log_id, disk, checkpoint, checkpoint.size, &path) {
+            Err(OpenError::Root { .. }) if checkpoint.size > 0 => {}
+            grown => return grown,
         }
-        grown => grown,
     }
+    warn!(path = %path.display(), "the hashes of the issuance log are damaged or missing; making them again");
+    let new = path.with_extension("new");
+    let mut tree = grow_tree(dir, log_id, disk, checkpoint, 0, &new)?;
+    tree.sync().map_err(failed("sync", new.clone()))?;
+    disk.rename(&new, &path).and_then(|()| disk.sync_folder_of(&path)).map_err(failed("replace", path))?;
+    Ok(tree)
 }
 
-/// Keeps the hashes of the first `kept` records and makes the rest.
+/// Keeps the hashes of the first `kept` records in the file at `path`, and makes the rest.
 fn grow_tree(
     dir: &Path,
     log_id: &[u8; 32],
     disk: &dyn Disk,
     checkpoint: &SignedCheckpoint,
     kept: u64,
+    path: &Path,
 ) -> Result<Tree, OpenError> {
-    let path = hashes_path(dir);
-    let mut file = disk.open(&path).map_err(failed("open", path.clone()))?;
-    file.truncate(hashes_length(kept)).map_err(failed("cut", path.clone()))?;
-    let frontier = StoredHashes::open(dir)
-        .and_then(|hashes| Frontier::read(kept, &hashes))
-        .map_err(failed("read", path.clone()))?;
+    let refused = |attempted| failed(attempted, path.to_owned());
+    let mut file = disk.open(path).map_err(refused("open"))?;
+    file.truncate(hashes_length(kept)).map_err(refused("cut"))?;
+    let frontier =
+        StoredHashes::open(path).and_then(|hashes| Frontier::read(kept, &hashes)).map_err(refused("read"))?;
     let mut tree = Tree::new(frontier, file);
     let mut cursor = Cursor::new(dir, log_id, kept, None)?;
     loop {
@@ -258,10 +281,10 @@ fn grow_tree(
         let Some(frame) = cursor.next()? else { break };
         tree.extend(std::iter::once(frame.body));
         if tree.size().is_multiple_of(HASH_BATCH) {
-            tree.write().map_err(failed("write", path.clone()))?;
+            tree.write().map_err(refused("write"))?;
         }
     }
-    tree.write().map_err(failed("write", path))?;
+    tree.write().map_err(refused("write"))?;
     Ok(tree)
 }
 

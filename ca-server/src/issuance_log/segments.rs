@@ -13,6 +13,8 @@ use prost::Message;
 
 use signet_certs::digest::hex;
 
+use super::record::Place;
+
 /// No record is longer; a length beyond it is damage.
 pub(super) const MAX_BODY: usize = 64 << 10;
 
@@ -278,17 +280,16 @@ pub(super) fn open_segment(
     Ok((file, header))
 }
 
-/// Whether a whole record of `log_id` stands anywhere in `bytes`, wherever its frame begins. It tells a torn
-/// end, which has none, from damage with records behind it.
-pub(super) fn holds_a_record(bytes: &[u8], log_id: &[u8; 32]) -> bool {
+/// The whole records of `log_id` that stand anywhere in `bytes`, wherever their frames begin.
+pub(super) fn places_in<'a>(bytes: &'a [u8], log_id: &'a [u8; 32]) -> impl Iterator<Item = Place> + 'a {
     /// Before the log id in a body: the layout and the id's own tag and length, two bytes each.
     const BEFORE_ID: usize = FRAME_HEADER + 4;
-    let id_at = |at: usize| bytes[at..].starts_with(log_id);
-    (BEFORE_ID..bytes.len().saturating_sub(log_id.len() - 1)).filter(|at| id_at(*at)).any(|at| {
-        let frame = &bytes[at - BEFORE_ID..];
-        frame.split_first_chunk::<FRAME_HEADER>().is_some_and(|(header, rest)| {
-            let header = FrameHeader::decode(*header);
-            rest.get(..header.length).is_some_and(|body| crc32fast::hash(body) == header.checksum)
-        })
+    let id_at = move |at: usize| bytes[at..].starts_with(log_id);
+    let ids = (BEFORE_ID..bytes.len().saturating_sub(log_id.len() - 1)).filter(move |at| id_at(*at));
+    ids.filter_map(|at| {
+        let (header, rest) = bytes[at - BEFORE_ID..].split_first_chunk::<FRAME_HEADER>()?;
+        let header = FrameHeader::decode(*header);
+        let body = rest.get(..header.length).filter(|body| crc32fast::hash(body) == header.checksum)?;
+        Place::decode(body).ok()
     })
 }

@@ -1,7 +1,9 @@
 //! Where a log ends, and what the bytes behind that end mean.
 //!
-//! A crash can leave the begin of a batch at the end of the last segment. Nobody was answered for it, so it
-//! may be cut. Everything else that does not read as records is damage, and damage is never cut.
+//! A crash can leave parts of a batch at the end of the last segment: its begin, or, since a disk writes pages
+//! in any order, whole records behind a hole. Nobody was answered for them, so they may be cut. Everything else
+//! that does not read as records is damage, and damage is never cut: records behind it say so, which were
+//! written when what is damaged was durable.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -55,7 +57,7 @@ pub(super) fn find(dir: &Path, log_id: &[u8; 32]) -> Result<Option<Tail>, Segmen
     let mut tail = Tail { first, length: cursor.offset(), size: cursor.index(), torn: 0 };
     if let Some(fault) = fault {
         let behind = read_from(&tail.path(dir), tail.length)?;
-        if segments::holds_a_record(&behind, log_id) {
+        if segments::places_in(&behind, log_id).any(|place| place.durable_before() > tail.size) {
             return Err(fault);
         }
         tail.torn = behind.len() as u64;
@@ -95,7 +97,7 @@ fn check_chain(dir: &Path, log_id: &[u8; 32], firsts: &[u64]) -> Result<(), Segm
     Ok(())
 }
 
-fn read_from(path: &Path, offset: u64) -> Result<Vec<u8>, SegmentError> {
+pub(super) fn read_from(path: &Path, offset: u64) -> Result<Vec<u8>, SegmentError> {
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|mut file| {
         file.seek(SeekFrom::Start(offset))?;

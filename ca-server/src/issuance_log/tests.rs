@@ -16,9 +16,13 @@ use crate::data_folder::DataFolder;
 use crate::store::{MemoryStore, Store};
 
 mod appending;
+mod crash;
 mod export;
+mod interleavings;
 mod lookup;
+mod queue;
 mod recovery;
+mod simulated_disk;
 mod verification;
 
 /// A data folder, a disk with faults, and a store that outlives the logs opened here.

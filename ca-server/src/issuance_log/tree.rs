@@ -111,20 +111,12 @@ pub(super) struct StoredHashes {
 }
 
 impl StoredHashes {
-    /// Opens the hash file of the log in `dir`.
+    /// Opens a hash file.
     ///
     /// # Errors
     /// It is not there or cannot be read.
-    pub(super) fn open(dir: &Path) -> io::Result<StoredHashes> {
-        Ok(StoredHashes { file: File::open(hashes_path(dir))? })
-    }
-
-    /// Makes what the writer wrote durable.
-    ///
-    /// # Errors
-    /// The disk refused.
-    pub(super) fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+    pub(super) fn open(path: &Path) -> io::Result<StoredHashes> {
+        Ok(StoredHashes { file: File::open(path)? })
     }
 
     fn read_one(&self, index: u64) -> io::Result<Hash> {
@@ -180,6 +172,14 @@ impl Tree {
             self.unwritten.clear();
         }
         Ok(())
+    }
+
+    /// Makes what was written durable.
+    ///
+    /// # Errors
+    /// The disk refused.
+    pub(super) fn sync(&mut self) -> io::Result<()> {
+        self.file.sync()
     }
 
     /// How many records the tree has.
@@ -244,14 +244,16 @@ mod tests {
             let mut tree = Tree::new(Frontier::empty(), file());
             tree.extend(bodies[..cut].iter().map(Vec::as_slice));
             tree.write().unwrap();
-            let frontier = Frontier::read(cut as u64, &StoredHashes::open(folder.path()).unwrap()).unwrap();
+            let frontier =
+                Frontier::read(cut as u64, &StoredHashes::open(&hashes_path(folder.path())).unwrap())
+                    .unwrap();
             let mut tree = Tree::new(frontier, file());
             tree.extend(bodies[cut..].iter().map(Vec::as_slice));
             assert!(tree.written_head().is_none(), "nothing is signed before its hashes are in the file");
             tree.write().unwrap();
             assert!(tree.written_head().unwrap().root == definition(&bodies), "cut at {cut}");
         }
-        let hashes = StoredHashes::open(folder.path()).unwrap();
+        let hashes = StoredHashes::open(&hashes_path(folder.path())).unwrap();
         let size = bodies.len() as u64;
         assert_eq!(std::fs::metadata(hashes_path(folder.path())).unwrap().len(), hashes_length(size));
         for index in 0..size {

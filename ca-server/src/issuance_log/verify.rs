@@ -176,7 +176,7 @@ fn verify_stopped(
             found: size,
         });
     }
-    let report = verify_with(dir, verifier, since, || size, serials)?;
+    let report = verify_with(dir, verifier, since, || size, serials, Hashes::Signed)?;
     Ok(VerifyReport { unfinished_bytes: torn, ..report })
 }
 
@@ -187,7 +187,17 @@ pub(super) fn verify_records(
     since: Option<&str>,
     size: impl FnOnce() -> u64,
 ) -> Result<VerifyReport, VerifyError> {
-    verify_with(dir, verifier, since, size, Some(Serials::default()))
+    verify_with(dir, verifier, since, size, Some(Serials::default()), Hashes::Written)
+}
+
+/// Which of the stored hashes have to be right.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hashes {
+    /// All that there are.
+    Written,
+    /// Those below the latest checkpoint. A power cut may have left any part of the others, and the next start
+    /// makes them again.
+    Signed,
 }
 
 /// Looks for serial numbers that were used twice only if given where to keep them.
@@ -197,6 +207,7 @@ fn verify_with(
     since: Option<&str>,
     size: impl FnOnce() -> u64,
     mut serials: Option<Serials>,
+    which: Hashes,
 ) -> Result<VerifyReport, VerifyError> {
     let path = checkpoint_path(dir);
     let note = fs::read_to_string(&path).map_err(|source| VerifyError::Io { path: path.clone(), source })?;
@@ -224,7 +235,7 @@ fn verify_with(
         last_time: None,
         unfinished_bytes: 0,
     };
-    let mut hashes = HashFile::open(dir)?;
+    let mut hashes = HashFile::open(dir, latest.checkpoint.size, which)?;
     let mut frontier = Frontier::empty();
     let mut last_segment = None;
     let mut cursor = Cursor::new(dir, &verifier.log_id(), 0, Some(size))?;
@@ -239,7 +250,7 @@ fn verify_with(
         let record =
             decoded.map_err(|source| VerifyError::Record { path: cursor.path(), offset, index, source })?;
         for hash in made {
-            hashes.check(index, hash.0, latest.checkpoint.size)?;
+            hashes.check(index, hash.0)?;
         }
         match &record.entry.body {
             EntryBody::Certificate(certificate) => {
@@ -307,20 +318,26 @@ struct HashFile {
     file: BufReader<File>,
     offset: u64,
     ended: bool,
+    /// Records below the latest checkpoint.
+    signed: u64,
+    which: Hashes,
 }
 
 impl HashFile {
-    fn open(dir: &Path) -> Result<HashFile, VerifyError> {
+    fn open(dir: &Path, signed: u64, which: Hashes) -> Result<HashFile, VerifyError> {
         let path = hashes_path(dir);
         match File::open(&path) {
-            Ok(file) => Ok(HashFile { path, file: BufReader::new(file), offset: 0, ended: false }),
+            Ok(file) => {
+                let file = BufReader::new(file);
+                Ok(HashFile { path, file, offset: 0, ended: false, signed, which })
+            }
             Err(source) => Err(VerifyError::Io { path, source }),
         }
     }
 
     /// Compares the next hash with `expected`, which record `index` completed. The file may end early, but
     /// not below the checkpoint, whose hashes were durable before it was signed.
-    fn check(&mut self, index: u64, expected: [u8; HASH_SIZE], signed: u64) -> Result<(), VerifyError> {
+    fn check(&mut self, index: u64, expected: [u8; HASH_SIZE]) -> Result<(), VerifyError> {
         let mut found = [0; HASH_SIZE];
         if !self.ended {
             match self.file.read_exact(&mut found) {
@@ -329,7 +346,8 @@ impl HashFile {
                 Err(source) => return Err(VerifyError::Io { path: self.path.clone(), source }),
             }
         }
-        if (self.ended && index >= signed) || (!self.ended && found == expected) {
+        let may_differ = index >= self.signed && (self.ended || self.which == Hashes::Signed);
+        if may_differ || (!self.ended && found == expected) {
             self.offset += HASH_SIZE as u64;
             return Ok(());
         }

@@ -11,7 +11,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use prost::Message;
 use tokio::sync::oneshot;
@@ -23,6 +23,7 @@ use super::queue::Queue;
 use super::record::Entry;
 use super::segments::{self, HEADER, Header, MAX_BODY, segment_path};
 use super::signer::{SignError, SignReply, SignRequest};
+use super::sync::Instant;
 use super::tree::Tree;
 
 /// A batch is closed when it has this many bytes, however much still waits: it bounds what one failure takes
@@ -132,7 +133,9 @@ impl Writer {
     }
 
     fn encode(&self, entry: Entry, reply: oneshot::Sender<Result<u64, AppendError>>, batch: &mut Batch) {
-        let record = entry.into_proto(&self.log_id, self.tree.size() + batch.replies.len() as u64);
+        let place = batch.replies.len();
+        let mut record = entry.into_proto(&self.log_id, self.tree.size() + place as u64);
+        record.place_in_batch = u32::try_from(place).expect("a batch has fewer bytes than that");
         let length = record.encoded_len();
         if length > MAX_BODY {
             let _ = reply.send(Err(AppendError::TooLarge(length)));

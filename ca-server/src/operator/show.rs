@@ -51,6 +51,7 @@ pub(super) fn status(status: &Value, out: &mut dyn Write) -> io::Result<()> {
                 text(&status["started"])
             ),
         ),
+        ("clock", steadiness(&status["clock"])),
         ("trust domain", text(&status["trust_domain"])),
         (
             "listening",
@@ -111,8 +112,31 @@ pub(super) fn status(status: &Value, out: &mut dyn Write) -> io::Result<()> {
             ),
         ),
         ("consumers", format!("{} known, {} watching", status["consumers"], status["trust_watches"])),
+        ("blocked", text(&status["blocks"])),
     ]);
     facts(out, &rows)
+}
+
+pub(super) fn clock(answer: &Value, out: &mut dyn Write) -> io::Result<()> {
+    if let Some(by) = answer["accepted"].as_str() {
+        writeln!(out, "a step of {by} is accepted")?;
+    }
+    let mut rows = vec![("clock", steadiness(&answer["clock"])), ("says", text(&answer["clock"]["wall"]))];
+    if answer["clock"]["steady"] == Value::Bool(false) {
+        rows.push(("should say", text(&answer["clock"]["expected"])));
+    }
+    facts(out, &rows)
+}
+
+fn steadiness(clock: &Value) -> String {
+    match clock["steady"].as_bool() {
+        Some(true) => "believed".to_owned(),
+        _ => {
+            let by = clock["step_seconds"].as_f64().unwrap_or_default();
+            let waiting = clock["waiting"].as_str().unwrap_or("it is accepted with the next look");
+            format!("NOT BELIEVED, stepped by {by:+.1} s: {waiting}")
+        }
+    }
 }
 
 fn issuing(intermediate: &Value) -> String {
@@ -248,10 +272,11 @@ impl Records {
         let (index, time) = (record["index"].to_string(), text(&record["time"]));
         if record["kind"] == "act" {
             let what = format!(
-                "{} {} by {}",
+                "{} {} by {}: {}",
                 text(&record["act"]),
                 text(&record["subject"]),
-                text(&record["actor"])
+                text(&record["actor"]),
+                text(&record["reason"])
             );
             return line([&index, &time, "act", "-", "-", &what]);
         }
@@ -266,6 +291,67 @@ impl Records {
             &identity,
         ])
     }
+}
+
+/// What a block leaves.
+fn left(block: &Value) -> String {
+    let left = &block["left"];
+    match left["certificates"].as_u64() {
+        None => "not counted yet: block list".to_owned(),
+        Some(0) => "none".to_owned(),
+        Some(count) => format!("{count}, the last ends {}", text(&left["last_ends"])),
+    }
+}
+
+pub(super) fn blocked(block: &Value, out: &mut dyn Write) -> io::Result<()> {
+    let since = match block["already"] == Value::Bool(true) {
+        true => format!(
+            "{} already, by {}: {}",
+            text(&block["since"]),
+            text(&block["by"]),
+            text(&block["reason"])
+        ),
+        false => text(&block["since"]),
+    };
+    facts(
+        out,
+        &[
+            ("blocked", format!("{} {}", text(&block["kind"]), text(&block["value"]))),
+            ("block", text(&block["id"])),
+            ("since", since),
+            ("certificates left", left(block)),
+        ],
+    )
+}
+
+pub(super) fn block_ended(block: &Value, out: &mut dyn Write) -> io::Result<()> {
+    facts(
+        out,
+        &[
+            ("no longer blocked", format!("{} {}", text(&block["kind"]), text(&block["value"]))),
+            ("block", text(&block["id"])),
+            (
+                "since",
+                format!("{}, by {}: {}", text(&block["since"]), text(&block["by"]), text(&block["reason"])),
+            ),
+        ],
+    )
+}
+
+pub(super) fn blocks(listed: &Value, out: &mut dyn Write) -> io::Result<()> {
+    let rows: Vec<Vec<String>> = listed
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|block| {
+            let mut row: Vec<String> =
+                ["id", "kind", "value", "since", "by"].iter().map(|key| text(&block[*key])).collect();
+            let left = &block["left"];
+            row.extend([text(&left["certificates"]), text(&left["last_ends"]), text(&block["reason"])]);
+            row
+        })
+        .collect();
+    table(out, &["ID", "KIND", "VALUE", "SINCE", "BY", "LEFT", "LAST ENDS", "REASON"], &rows)
 }
 
 pub(super) fn backup(backup: &Value, out: &mut dyn Write) -> io::Result<()> {

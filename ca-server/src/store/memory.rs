@@ -21,6 +21,13 @@ impl MemoryStore {
     }
 }
 
+#[cfg(test)]
+impl Clone for MemoryStore {
+    fn clone(&self) -> MemoryStore {
+        MemoryStore { rows: Mutex::new(self.rows().clone()) }
+    }
+}
+
 impl Store for MemoryStore {
     fn read(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         Ok(self.rows().get(&(table, key.to_vec())).cloned())

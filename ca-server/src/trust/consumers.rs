@@ -7,6 +7,7 @@
 //! at the latest after half an hour.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,7 @@ use signet_proto::signet::trust::v1::{Acknowledgement, Holding};
 use thiserror::Error;
 
 use crate::attestation::Caller;
+use crate::reason::Reason;
 use crate::store::{Batch, Row, Store, StoreError, Table};
 
 /// Instances that one identity has facts for, so that neither time nor a stolen token fills the store.
@@ -39,6 +41,16 @@ pub enum ConsumerError {
     /// The fact cannot be written down or read.
     #[error("encoding an acknowledgement")]
     Row(#[from] serde_json::Error),
+}
+
+impl ConsumerError {
+    /// Stable code.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::TooManyRoots(_) => Reason::AcknowledgementTooLarge,
+            Self::Store(_) | Self::Row(_) => Reason::AcknowledgementNotKept,
+        }
+    }
 }
 
 /// One consumer's latest statement.
@@ -96,16 +108,19 @@ pub struct Subscribers {
 #[derive(Clone)]
 pub struct Consumers {
     store: Arc<dyn Store>,
+    /// A statement that takes a root back is not durable yet.
+    owed: Arc<AtomicBool>,
 }
 
 impl Consumers {
     /// Facts kept in `store`.
     pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { store }
+        Self { store, owed: Arc::default() }
     }
 
     /// Keeps what `caller` states, in place of what it stated before; the oldest statement of its identity
-    /// gives way where there are too many.
+    /// gives way where there are too many. A crash may lose the latest statements, as if they had not been
+    /// made, but not one that takes a root back: nobody may believe the one before any more.
     pub fn record(
         &self,
         caller: &Caller,
@@ -120,7 +135,9 @@ impl Consumers {
         prefix.push(0);
         let key = [&prefix[..], fact.instance.as_bytes()].concat();
         let mut batch = Batch::default();
-        if self.store.read(Table::Consumers, &key)?.is_none() {
+        let before = self.store.read(Table::Consumers, &key)?;
+        let takes_back = before.as_ref().is_some_and(|row| takes_back(row, &fact));
+        if before.is_none() {
             // Two at once may leave one too many; the next one finds and drops it.
             let known = self.store.scan_prefix(Table::Consumers, &prefix, None, 2 * MAX_INSTANCES)?;
             for old in oldest(known, MAX_INSTANCES - 1) {
@@ -128,7 +145,12 @@ impl Consumers {
             }
         }
         batch.put(Table::Consumers, key, serde_json::to_vec(&fact)?);
-        Ok(self.store.apply(batch)?)
+        self.store.apply(batch)?;
+        if self.owed.swap(false, Ordering::AcqRel) || takes_back {
+            // One that was not made durable is owed, also by a statement that says the same.
+            self.store.flush().inspect_err(|_| self.owed.store(true, Ordering::Release))?;
+        }
+        Ok(())
     }
 
     /// At most `limit` facts, in the order of identity and instance.
@@ -149,6 +171,13 @@ impl Consumers {
             after = page.into_iter().next_back().map(|(key, _)| key);
         }
     }
+}
+
+/// Whether a root that was held by what `before` says is not held by what `now` says.
+fn takes_back(before: &[u8], now: &Fact) -> bool {
+    let held = |root: &&HeldRoot| root.holding == "held";
+    serde_json::from_slice(before)
+        .is_ok_and(|before: Fact| before.roots.iter().filter(held).any(|root| !now.roots.contains(root)))
 }
 
 /// The keys of the oldest of `rows`, all but `keep`.
@@ -208,6 +237,7 @@ mod tests {
     use super::*;
     use crate::policy::tests::caller;
     use crate::store::MemoryStore;
+    use crate::store::forgetful::ForgetfulStore;
     use signet_certs::clock::from_unix;
     use signet_certs::spiffe_id::SpiffeId;
     use signet_proto::signet::trust::v1::HeldRoot as WireRoot;
@@ -228,6 +258,36 @@ mod tests {
         assert_eq!(facts.len(), 1);
         assert_eq!((facts[0].sequence, facts[0].roots[0].holding.as_str()), (1, "not held"));
         assert_eq!(facts[0].identity, caller().identity.as_str());
+    }
+
+    #[test]
+    fn a_statement_that_takes_a_root_back_outlives_a_kill() {
+        let store = Arc::new(ForgetfulStore::default());
+        let consumers = Consumers::new(store.clone());
+        let at = from_unix(1_800_000_000);
+        let holding =
+            || consumers.list(10).unwrap().into_iter().next().map(|fact| fact.roots[0].holding.clone());
+        consumers.record(&caller(), &statement(1, Holding::Held), at).unwrap();
+        store.flush().unwrap();
+        for less in [Holding::NotHeld, Holding::Unknown] {
+            consumers.record(&caller(), &statement(2, Holding::Held), at).unwrap();
+            store.flush().unwrap();
+            consumers.record(&caller(), &statement(2, less), at).unwrap();
+            store.kill(0);
+            assert_ne!(holding().as_deref(), Some("held"));
+        }
+        // One that says more may be lost: then the CA knows too little, and is told again.
+        consumers.record(&caller(), &statement(2, Holding::Held), at).unwrap();
+        store.kill(0);
+        assert_eq!(holding().as_deref(), Some("unknown"));
+        consumers.record(&caller(), &statement(2, Holding::Held), at).unwrap();
+        store.flush().unwrap();
+        store.fail(store.operations() + 1, 1);
+        let error = consumers.record(&caller(), &statement(2, Holding::NotHeld), at).unwrap_err();
+        assert!(matches!(error, ConsumerError::Store(StoreError::Flush(_))), "{error:?}");
+        consumers.record(&caller(), &statement(2, Holding::NotHeld), at).unwrap();
+        store.kill(0);
+        assert_eq!(holding().as_deref(), Some("not held"), "the same again is not taken for durable");
     }
 
     #[test]

@@ -118,6 +118,7 @@ mod tests {
     use super::*;
     use crate::authority::tests::root;
     use crate::store::MemoryStore;
+    use crate::store::forgetful::ForgetfulStore;
     use signet_certs::bundle::TrustBundle;
     use signet_certs::clock::from_unix;
     use signet_certs::spiffe_id::TrustDomain;
@@ -139,6 +140,26 @@ mod tests {
         assert_eq!(version(&a, 200), (100, 1));
         assert_eq!(version(&b, 300), (100, 2));
         assert_eq!(version(&a, 400), (100, 3));
+    }
+
+    #[test]
+    fn a_version_that_anybody_saw_outlives_a_kill_and_is_not_given_twice() {
+        let store = ForgetfulStore::default();
+        let (a, b, c) = (bundles(&["A"]), bundles(&["A", "B"]), bundles(&["A", "B", "C"]));
+        let open = |bundles: &Bundles| Publisher::open(&store, bundles.clone(), from_unix(100));
+        let publisher = open(&a).unwrap();
+        let seen = publisher.prepare(&store, b.clone()).unwrap();
+        publisher.publish(seen);
+        store.kill(0);
+        assert_eq!(open(&b).unwrap().current().sequence, 2);
+        store.kill(0);
+        let publisher = open(&c).unwrap();
+        assert_eq!(publisher.current().sequence, 3, "2 was another object");
+        // Neither a write nor a sync that fails is taken for one.
+        for step in 0..2 {
+            store.fail(store.operations() + step, 1);
+            assert!(matches!(publisher.prepare(&store, a.clone()), Err(PublishError::Store(_))), "{step}");
+        }
     }
 
     #[test]

@@ -8,7 +8,6 @@ macro_rules! kinds {
         $(pub(super) const $code: Kind = Kind { code: stringify!($code), why: $why };)*
 
         /// All of them, in their order here.
-        #[cfg(test)]
         pub(super) const ALL: &[Kind] = &[$($code),*];
     };
 }

@@ -3,10 +3,13 @@
 //! A CA that is confused, or somebody who got in between, must not be able to take a good certificate away.
 //! The shape is Istio's: leaf first, intermediates, and all roots as the last element.
 
+use crate::identity::Svid;
+use crate::reason::Reason;
 use signet_certs::bundle::TrustBundle;
 use signet_certs::chain::{self, Certificate, CertificateError, ChainError};
 use signet_certs::key::PrivateKey;
 use signet_certs::spiffe_id::SpiffeId;
+use signet_certs::validity::ValidityError;
 use std::time::SystemTime;
 
 /// Why an answer is dropped.
@@ -38,30 +41,52 @@ pub enum AnswerError {
     /// Not for our key.
     #[error("its key is not the one that we asked for")]
     OtherKey,
+    /// Not good at this moment: either it or a clock is wrong.
+    #[error("it is not good now by this machine's clock; if the CA is right, the clock is wrong")]
+    Time(#[source] ValidityError),
+    /// Not a leaf with an identity and its usages.
+    #[error("its first certificate is none for a workload")]
+    NotSvid(#[source] ChainError),
     /// Not a valid X.509-SVID under its own roots.
     #[error("it is not good under the roots that came with it")]
-    Chain(#[from] ChainError),
+    Chain(#[source] ChainError),
+}
+
+impl From<ChainError> for AnswerError {
+    fn from(error: ChainError) -> Self {
+        match error {
+            ChainError::Validity(error) => Self::Time(error),
+            ChainError::NotSvid(_) | ChainError::SpiffeId(_) => Self::NotSvid(error),
+            ChainError::NoRoot | ChainError::Path(_) => Self::Chain(error),
+        }
+    }
 }
 
 impl AnswerError {
     /// A stable word for logs and metrics.
-    pub fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> Reason {
         match self {
-            Self::Short(_) => "answer_short",
-            Self::Unreadable { .. } => "answer_unreadable",
-            Self::NotARoot => "answer_not_a_root",
-            Self::OtherIdentity { .. } => "answer_identity",
-            Self::OtherKey => "answer_key",
-            Self::Chain(_) => "answer_chain",
+            Self::Short(_) => Reason::AnswerShort,
+            Self::Unreadable { .. } => Reason::AnswerUnreadable,
+            Self::NotARoot => Reason::AnswerNotARoot,
+            Self::OtherIdentity { .. } => Reason::AnswerIdentity,
+            Self::OtherKey => Reason::AnswerKey,
+            Self::Time(ValidityError::NotYet(_)) => Reason::AnswerNotYetValid,
+            Self::Time(_) => Reason::AnswerEnded,
+            Self::NotSvid(_) => Reason::AnswerNotSvid,
+            Self::Chain(_) => Reason::AnswerChain,
         }
     }
 }
+
+/// More certificates than this on the way from a leaf to its root are refused by peers.
+const LONGEST_PATH: usize = 6;
 
 /// The parts of a good answer.
 #[derive(Debug)]
 pub(crate) struct Judged {
     pub(crate) leaf: Certificate,
-    /// Without roots, which some CAs repeat here.
+    /// From the leaf up, each once, without roots: what some CAs repeat, reorder or add is not passed on.
     pub(crate) intermediates: Vec<Certificate>,
     pub(crate) roots: TrustBundle,
 }
@@ -88,13 +113,62 @@ pub(crate) fn judge(
     let leaf = members.remove(0);
     members.retain(|member| !roots.contains(member));
     let found = chain::verify_svid(&leaf, &members, &roots, now)?;
+    is_ours(&leaf, found, key, identity)?;
+    let intermediates = path(&leaf, members, &roots, now);
+    Ok(Judged { leaf, intermediates, roots: TrustBundle::new(roots) })
+}
+
+/// Takes over a certificate that was kept: as strict as for an answer, under roots that are held already.
+pub(crate) fn adopt(
+    mut members: Vec<Certificate>,
+    key: &PrivateKey,
+    identity: &SpiffeId,
+    roots: &TrustBundle,
+    now: SystemTime,
+) -> Result<Svid, AnswerError> {
+    if members.is_empty() {
+        return Err(AnswerError::Short(0));
+    }
+    let leaf = members.remove(0);
+    members.retain(|member| !member.is_self_issued());
+    let found = chain::verify_svid(&leaf, &members, roots.roots(), now)?;
+    is_ours(&leaf, found, key, identity)?;
+    // When it came is not known; NotBefore is not later than that.
+    let received = leaf.facts().validity.not_before;
+    Ok(Svid::new(leaf, members, key.to_pkcs8_pem(), received))
+}
+
+fn is_ours(
+    leaf: &Certificate,
+    found: SpiffeId,
+    key: &PrivateKey,
+    identity: &SpiffeId,
+) -> Result<(), AnswerError> {
     if found != *identity {
         return Err(AnswerError::OtherIdentity { found, expected: identity.clone() });
     }
     if leaf.facts().spki != key.spki() {
         return Err(AnswerError::OtherKey);
     }
-    Ok(Judged { leaf, intermediates: members, roots: TrustBundle::new(roots) })
+    Ok(())
+}
+
+/// The members that lead from `leaf` to a root, in this order. Where the first that fits does not lead there
+/// (cross-signed CAs), all of them stay as they came.
+fn path(
+    leaf: &Certificate,
+    members: Vec<Certificate>,
+    roots: &[Certificate],
+    now: SystemTime,
+) -> Vec<Certificate> {
+    let mut path: Vec<Certificate> = Vec::new();
+    while path.len() < LONGEST_PATH {
+        let below = path.last().unwrap_or(leaf);
+        let above = members.iter().find(|member| below.is_signed_by(member) && !path.contains(member));
+        let Some(above) = above.cloned() else { break };
+        path.push(above);
+    }
+    if chain::verify_svid(leaf, &path, roots, now).is_ok() { path } else { members }
 }
 
 #[cfg(test)]
@@ -123,7 +197,7 @@ mod tests {
             judge(elements, &self.key, &reviews(), SystemTime::now())
         }
 
-        fn reason(&self, elements: &[String]) -> &'static str {
+        fn reason(&self, elements: &[String]) -> Reason {
             self.judge(elements).unwrap_err().reason()
         }
     }
@@ -169,10 +243,10 @@ mod tests {
         let other_key = PrivateKey::generate_p256().unwrap();
         let leaf = case.pki.leaf(other_key.spki(), &reviews(), validity(HOUR));
         assert_eq!(case.reason(&with(&leaf)), "answer_key");
-        assert_eq!(case.reason(&with(&case.pki.leaf(spki, &reviews(), ended()))), "answer_chain");
+        assert_eq!(case.reason(&with(&case.pki.leaf(spki, &reviews(), ended()))), "answer_ended");
         let mut early = validity(2 * HOUR);
         early.not_before = early.not_after - HOUR;
-        assert_eq!(case.reason(&with(&case.pki.leaf(spki, &reviews(), early))), "answer_chain");
+        assert_eq!(case.reason(&with(&case.pki.leaf(spki, &reviews(), early))), "answer_not_yet_valid");
 
         let other = Authority::root("Other").certificate.to_pem();
         assert_eq!(case.reason(&[good[0].clone(), good[1].clone(), other]), "answer_chain");
@@ -181,9 +255,99 @@ mod tests {
 
         let hosts = Names::Hosts { dns: vec!["reviews".into()], ip: vec![] };
         let server = case.pki.intermediate.sign(Profile::Serving, hosts, spki, validity(HOUR));
-        assert_eq!(case.reason(&with(&server)), "answer_chain", "no SPIFFE ID");
+        assert_eq!(case.reason(&with(&server)), "answer_not_svid", "no SPIFFE ID");
         let profile = Profile::Intermediate { path_length: 0 };
         let ca = case.pki.root.sign(profile, Names::SpiffeId(reviews()), spki, validity(HOUR));
-        assert_eq!(case.reason(&with(&ca)), "answer_chain", "a CA is no leaf");
+        assert_eq!(case.reason(&with(&ca)), "answer_not_svid", "a CA is no leaf");
+    }
+
+    #[test]
+    fn usages_and_names_that_no_peer_would_take_are_kept_out() {
+        let case = Case::new();
+        let spki = case.key.spki();
+        let good = case.pki.leaf(spki, &reviews(), validity(HOUR));
+        // Both lie in the extensions, which have their length: what is put in has the length of what goes.
+        let usage = [0x06, 0x03, 0x55, 0x1d, 0x0f];
+        let changed = |from: &[u8], to: &[u8]| case.pki.intermediate.sign_changed(&good, from, to);
+        let unsigned = changed(&usage, &[0x06, 0x03, 0x55, 0x1d, 0x7f]);
+        assert_eq!(case.reason(&case.pki.chain(&unsigned)), "answer_not_svid", "no key usage");
+        let server = [0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x01];
+        let email = [0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x04];
+        assert_eq!(
+            case.reason(&case.pki.chain(&changed(&server, &email))),
+            "answer_chain",
+            "no server usage"
+        );
+        let client = [0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x02];
+        assert_eq!(
+            case.reason(&case.pki.chain(&changed(&client, &email))),
+            "answer_chain",
+            "no client usage"
+        );
+        // `spiffe://cluster.local/ns/default/sa/reviews` becomes two names of the same length together.
+        let uri = reviews();
+        let (first, second) = uri.as_str().split_at(22);
+        let two = [&[0x86, 22], first.as_bytes(), &[0x86, second.len() as u8 - 2], &second.as_bytes()[2..]];
+        let one = [&[0x86, uri.as_str().len() as u8], uri.as_str().as_bytes()].concat();
+        assert_eq!(
+            case.reason(&case.pki.chain(&changed(&one, &two.concat()))),
+            "answer_not_svid",
+            "two names"
+        );
+        let chain = case.pki.chain(&changed(b"default", b"defaulu"));
+        assert_eq!(
+            case.reason(&chain),
+            "answer_identity",
+            "what is changed is signed, or nothing is shown here"
+        );
+    }
+
+    #[test]
+    fn what_is_repeated_reordered_or_added_to_a_chain_is_not_passed_on() {
+        let case = Case::new();
+        let good = case.good();
+        let stranger = Pki::new().intermediate.certificate.to_pem();
+        let [leaf, intermediate, root] = <[String; 3]>::try_from(good).unwrap();
+        let path = std::slice::from_ref(&case.pki.intermediate.certificate);
+        for middle in [
+            vec![leaf.clone(), intermediate.clone()],
+            vec![intermediate.clone(), intermediate.clone()],
+            vec![stranger.clone(), intermediate.clone()],
+            vec![intermediate.clone(), leaf.clone(), stranger],
+        ] {
+            let elements = [vec![leaf.clone()], middle, vec![root.clone()]].concat();
+            assert_eq!(case.judge(&elements).unwrap().intermediates, path);
+        }
+        // Only the leaf has its place: whoever reads the answer takes the first certificate for it.
+        assert_eq!(case.reason(&[intermediate, leaf, root]), "answer_not_svid");
+    }
+
+    #[test]
+    fn a_kept_certificate_is_judged_like_an_answer() {
+        let case = Case::new();
+        let roots = TrustBundle::new(vec![case.pki.root.certificate.clone()]);
+        let intermediate = &case.pki.intermediate.certificate;
+        let kept = |leaf: &Certificate| vec![leaf.clone(), intermediate.clone()];
+        let leaf = case.pki.leaf(case.key.spki(), &reviews(), validity(HOUR));
+        let adopt = |members, key: &PrivateKey, roots: &TrustBundle| {
+            adopt(members, key, &reviews(), roots, SystemTime::now()).map_err(|error| error.reason())
+        };
+        let mut with_root = kept(&leaf);
+        with_root.push(case.pki.root.certificate.clone());
+        for members in [kept(&leaf), with_root] {
+            let svid = adopt(members, &case.key, &roots).unwrap();
+            assert_eq!(svid.chain_pem(), leaf.to_pem() + &intermediate.to_pem());
+            assert_eq!(svid.lifetime().received, leaf.facts().validity.not_before);
+        }
+        assert_eq!(adopt(vec![], &case.key, &roots).unwrap_err(), "answer_short");
+        let other = PrivateKey::generate_p256().unwrap();
+        assert_eq!(adopt(kept(&leaf), &other, &roots).unwrap_err(), "answer_key");
+        let strange = TrustBundle::new(vec![Authority::root("Other").certificate]);
+        assert_eq!(adopt(kept(&leaf), &case.key, &strange).unwrap_err(), "answer_chain");
+        let old = case.pki.leaf(case.key.spki(), &reviews(), ended());
+        assert_eq!(adopt(kept(&old), &case.key, &roots).unwrap_err(), "answer_ended");
+        let someone = SpiffeId::workload(&trust_domain(), "default", "someone").unwrap();
+        let theirs = case.pki.leaf(case.key.spki(), &someone, validity(HOUR));
+        assert_eq!(adopt(kept(&theirs), &case.key, &roots).unwrap_err(), "answer_identity");
     }
 }

@@ -4,14 +4,16 @@
 //! the file that the bundle began with: then somebody has put a new one there on purpose.
 
 use crate::config::{Ca, CaRoot};
+use crate::identity::Svid;
 use crate::trust::Trust;
+use signet_certs::bundle::TrustBundle;
 use signet_certs::chain::{Certificate, CertificateError};
 use signet_certs::digest::{hex, sha256};
 use signet_certs::pem;
 use signet_certs::spiffe_id::TrustDomain;
 use std::path::PathBuf;
 use std::time::Duration;
-use tonic::transport::{Certificate as TlsCertificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::transport::{Certificate as TlsCertificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 /// Time between signs of life on a connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
@@ -62,6 +64,11 @@ pub(super) struct Anchors {
 }
 
 impl Anchors {
+    /// These and nobody else.
+    pub(super) fn only(roots: &TrustBundle) -> Self {
+        Self { roots: roots.to_pem(), first_contact: String::new() }
+    }
+
     /// From what is held and what is configured.
     pub(super) async fn find(
         configured: &CaRoot,
@@ -103,13 +110,21 @@ impl Anchors {
     }
 }
 
-/// Connects once; the channel reconnects by itself with the same anchors.
-pub(super) async fn connect(ca: &Ca, anchors: &Anchors) -> Result<Channel, ConnectError> {
+/// Connects once, as the holder of `shown` if there is one; the channel reconnects by itself with the same.
+pub(super) async fn connect(
+    ca: &Ca,
+    anchors: &Anchors,
+    shown: Option<&Svid>,
+) -> Result<Channel, ConnectError> {
     let failed = |source| ConnectError::Transport { url: ca.url.clone(), name: ca.name.clone(), source };
     let tls = ClientTlsConfig::new()
         .domain_name(&ca.name)
         .ca_certificate(TlsCertificate::from_pem(&anchors.roots))
         .timeout(ca.timeout);
+    let tls = match shown {
+        Some(svid) => tls.identity(Identity::from_pem(svid.chain_pem(), svid.key_pem().as_bytes())),
+        None => tls,
+    };
     let endpoint = Endpoint::from_shared(ca.url.clone()).and_then(|endpoint| endpoint.tls_config(tls));
     // A CA that vanished without a word must not keep the trust watch waiting for ever.
     let endpoint = endpoint

@@ -5,9 +5,13 @@
 //! beside the old chain; a reader that finds them not to fit reads again, and finds the new pair. The
 //! chain comes last, so that whoever waits for a change of it finds everything that belongs to it.
 
+use crate::complaint::Complaint;
 use crate::identity::{Served, Svid};
+use crate::metrics::{Metrics, Writes};
 use crate::sink::sds::RootDigests;
 use signet_certs::bundle::TrustBundle;
+use signet_certs::chain::{Certificate, CertificateError};
+use signet_certs::key::{KeyError, PrivateKey};
 use signet_certs::serial::Serial;
 use signet_certs::spiffe_id::TrustDomain;
 use signet_service::files::{self as atomic, Staged};
@@ -18,9 +22,30 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
+use zeroize::Zeroizing;
 
 /// Wait before a failed write is tried again.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// What was written by an earlier run cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The operating system refused.
+    #[error("cannot read {file}", file = file.display())]
+    Io {
+        /// The file.
+        file: PathBuf,
+        /// The operating system's word.
+        #[source]
+        source: io::Error,
+    },
+    /// `cert-chain.pem`.
+    #[error("cert-chain.pem")]
+    Chain(#[from] CertificateError),
+    /// `key.pem`.
+    #[error("key.pem")]
+    Key(#[from] KeyError),
+}
 
 /// The files could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +98,17 @@ pub fn write(
     atomic::sync_folder_of(&folder.join("key.pem")).map_err(|source| failed(folder, source))
 }
 
+/// Chain and key as they were written; `None` if they never were. Nothing is judged yet.
+pub(crate) fn read(folder: &Path) -> Result<Option<(Vec<Certificate>, PrivateKey)>, ReadError> {
+    let read = |name: &str| match std::fs::read(folder.join(name)) {
+        Ok(content) => Ok(Some(Zeroizing::new(content))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(ReadError::Io { file: folder.join(name), source }),
+    };
+    let (Some(chain), Some(key)) = (read("cert-chain.pem")?, read("key.pem")?) else { return Ok(None) };
+    Ok(Some((Certificate::all_from_pem(&chain)?, PrivateKey::from_pem(&key)?)))
+}
+
 /// Keeps the files at what is served, for ever; reports what they hold.
 pub(crate) async fn follow(
     folder: PathBuf,
@@ -80,8 +116,10 @@ pub(crate) async fn follow(
     trust_domain: TrustDomain,
     roots_in_chain: bool,
     written: watch::Sender<Written>,
+    metrics: Arc<Metrics>,
 ) {
     let folder: Arc<Path> = folder.into();
+    let mut complaint = Complaint::default();
     loop {
         let now = served.borrow_and_update().clone();
         let pair = now.valid_svid(SystemTime::now()).cloned().zip(now.trust.clone());
@@ -100,9 +138,18 @@ pub(crate) async fn follow(
                 // A panic within would be a fault of ours; it is reported as a failure to write.
                 let result = tokio::task::spawn_blocking(write).await.map_err(|error| error.to_string());
                 match result.and_then(|result| result.map_err(|error| with_causes(&error))) {
-                    Ok(()) => drop(written.send_replace(holds)),
+                    Ok(()) => {
+                        metrics.wrote(Writes::Certificates, true);
+                        if complaint.over() {
+                            tracing::info!("the certificate's files are written again");
+                        }
+                        written.send_replace(holds);
+                    }
                     Err(error) => {
-                        tracing::warn!(error, "the certificate's files are not written");
+                        metrics.wrote(Writes::Certificates, false);
+                        if let Some(held_back) = complaint.about(&error) {
+                            tracing::warn!(error, held_back, "the certificate's files are not written");
+                        }
                         written.send_modify(|written| written.error = Some(error));
                         retry = true;
                     }
@@ -123,8 +170,6 @@ mod tests {
     use crate::identity::Holder;
     use crate::request::Answer;
     use crate::testing::{HOUR, Pki, trust, trust_domain, validity};
-    use signet_certs::chain::Certificate;
-    use signet_certs::key::PrivateKey;
     use std::fs::Permissions;
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
@@ -177,7 +222,8 @@ mod tests {
             serial
         };
         let (sender, mut written) = watch::channel(Written::default());
-        let following = follow(folder.clone(), holder.subscribe(), trust_domain(), false, sender);
+        let following =
+            follow(folder.clone(), holder.subscribe(), trust_domain(), false, sender, Arc::default());
         let following = tokio::spawn(following);
         for _ in 0..2 {
             let serial = renew();

@@ -20,6 +20,7 @@ pub(crate) use subscribers::{Key as SubscriberKey, RootDigests, Subscriber};
 pub(crate) use subscription::{Resource, TYPE_URL};
 
 use crate::identity::Served;
+use crate::metrics::Metrics;
 use signet_certs::spiffe_id::TrustDomain;
 use signet_proto::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,
@@ -28,7 +29,7 @@ use signet_proto::envoy::service::secret::v3::secret_discovery_service_server::{
     SecretDiscoveryService, SecretDiscoveryServiceServer,
 };
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::{UnixListener, UnixStream};
@@ -65,10 +66,12 @@ pub enum SdsError {
     Serve(#[from] tonic::transport::Error),
 }
 
-/// A bound socket. Its file is removed when it is dropped.
+/// A bound socket. Its file is removed when it is dropped, unless another one has its name by then.
 #[derive(Debug)]
 pub struct Socket {
     path: PathBuf,
+    /// Device and number of its file.
+    file: (u64, u64),
     listener: Option<UnixListener>,
 }
 
@@ -84,13 +87,24 @@ impl Socket {
         }
         match std::fs::symlink_metadata(path) {
             Ok(found) if !found.file_type().is_socket() => return Err(SdsError::NotASocket(path.to_owned())),
-            Ok(_) if UnixStream::connect(path).await.is_ok() => return Err(SdsError::Taken(path.to_owned())),
-            Ok(_) => std::fs::remove_file(path).map_err(failed)?,
+            Ok(_) => match UnixStream::connect(path).await {
+                // Nobody listens: what a killed agent leaves.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                    std::fs::remove_file(path).map_err(failed)?;
+                }
+                // One that has no room for another caller is stopped or busy, and alive.
+                Ok(_) => return Err(SdsError::Taken(path.to_owned())),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(SdsError::Taken(path.to_owned()));
+                }
+                Err(error) => return Err(failed(error)),
+            },
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(failed(error)),
         }
         let listener = UnixListener::bind(path).map_err(failed)?;
-        let socket = Self { path: path.to_owned(), listener: Some(listener) };
+        let file = number(path).map_err(failed)?;
+        let socket = Self { path: path.to_owned(), file, listener: Some(listener) };
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).map_err(failed)?;
         Ok(socket)
     }
@@ -98,9 +112,16 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        // Already gone is as good.
-        let _ = std::fs::remove_file(&self.path);
+        if number(&self.path).is_ok_and(|file| file == self.file) {
+            // Already gone is as good.
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
+}
+
+fn number(path: &Path) -> io::Result<(u64, u64)> {
+    let file = std::fs::symlink_metadata(path)?;
+    Ok((file.dev(), file.ino()))
 }
 
 /// What a stream needs to know.
@@ -119,11 +140,12 @@ pub async fn serve(
     mut socket: Socket,
     source: Source,
     subscribers: Arc<Subscribers>,
+    metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) -> Result<(), SdsError> {
     let Some(listener) = socket.listener.take() else { return Ok(()) };
     tracing::info!(path = %socket.path.display(), "sds listening");
-    let service = Service { source, subscribers, stop: stop.clone() };
+    let service = Service { source, subscribers, metrics, stop: stop.clone() };
     let service = SecretDiscoveryServiceServer::new(service).max_decoding_message_size(MAX_REQUEST);
     Server::builder()
         .initial_stream_window_size(MAX_REQUEST as u32)
@@ -137,6 +159,7 @@ pub async fn serve(
 struct Service {
     source: Source,
     subscribers: Arc<Subscribers>,
+    metrics: Arc<Metrics>,
     stop: CancellationToken,
 }
 
@@ -155,9 +178,10 @@ impl SecretDiscoveryService for Service {
         // then, so that a slow reader costs one response and not a queue.
         let (answers, receiver) = mpsc::channel(1);
         let (source, subscribers) = (self.source.clone(), self.subscribers.clone());
-        let stop = self.stop.clone();
+        let (metrics, stop) = (self.metrics.clone(), self.stop.clone());
         tokio::spawn(async move {
-            let run = stream::run(request.into_inner(), answers.clone(), source, &subscribers, process);
+            let peer = stream::Peer { subscribers: &subscribers, metrics, process };
+            let run = stream::run(request.into_inner(), answers.clone(), source, peer);
             let end = tokio::select! {
                 result = run => result,
                 () = stop.cancelled() => Err(Status::unavailable("the agent is stopping")),

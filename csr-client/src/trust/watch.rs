@@ -2,30 +2,41 @@
 //!
 //! The statement is made anew from the facts whenever one of them changes, and sent if it differs from the
 //! last one. It is made in full on each connection. A CA without the watch is asked again only rarely.
+//!
+//! What the CA states is taken with care: at most one statement a second, whatever it sends, and none that
+//! would leave us unable to believe the CA itself.
 
 use super::acknowledgement::{self, Facts};
 use super::{Trust, TrustError};
+use crate::complaint::Complaint;
 use crate::evidence::EvidenceError;
 use crate::identity::Holder;
 use crate::metrics::Metrics;
 use crate::random;
+use crate::reason::Reason;
 use crate::renew;
 use crate::request::{ConnectError, Requester};
 use crate::sink::files::Written;
 use crate::sink::sds::Subscribers;
 use signet_proto::signet::trust::v1::trust_distribution_client::TrustDistributionClient;
-use signet_proto::signet::trust::v1::{Acknowledgement, WatchRequest};
+use signet_proto::signet::trust::v1::{Acknowledgement, WatchRequest, WatchResponse};
 use signet_service::logging::with_causes;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request, Status, Streaming};
 
 /// How often a CA without the watch is asked again.
 const RARELY: Duration = Duration::from_secs(1800);
 /// How often processes of subscribers that went away are looked at.
 const LOOK: Duration = Duration::from_secs(5);
+/// Shortest time between two statements that are taken: all sidecars and files follow each of them.
+const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
+/// A stream that stood for so long was a good one: the next is not put off for what was before it.
+const GOOD: Duration = Duration::from_secs(60);
 /// Largest message that is read: some thousand roots.
 const MAX_TRUST: usize = 4 << 20;
 
@@ -43,6 +54,23 @@ enum WatchError {
     Stream(Status),
     #[error("what the CA said was dropped")]
     Trust(#[from] TrustError),
+    #[error("what the CA said was dropped: with its roots alone the CA itself could not be reached again")]
+    Roots(#[source] ConnectError),
+    #[error("what the CA sent could not be dealt with: a fault in this program")]
+    Fault,
+}
+
+impl WatchError {
+    /// A stable word for metrics, where a statement was dropped.
+    fn dropped(&self) -> Option<Reason> {
+        match self {
+            Self::Trust(error) => Some(error.reason()),
+            Self::Roots(_) => Some(Reason::TrustRoots),
+            Self::Stream(status) if status.code() == Code::OutOfRange => Some(Reason::TrustTooLarge),
+            Self::Fault => Some(Reason::TrustFault),
+            _ => None,
+        }
+    }
 }
 
 impl From<Status> for WatchError {
@@ -52,6 +80,7 @@ impl From<Status> for WatchError {
 }
 
 /// Everything that the watch connects.
+#[derive(Clone)]
 pub(crate) struct Watch {
     pub(crate) requester: Arc<Requester>,
     pub(crate) holder: Arc<Holder>,
@@ -63,20 +92,30 @@ pub(crate) struct Watch {
 
 impl Watch {
     /// Watches for ever; ends only by being dropped.
-    pub(crate) async fn keep(mut self) {
-        let mut failures = 0;
+    pub(crate) async fn keep(self) {
+        let (mut failures, mut complaint) = (0, Complaint::default());
         loop {
             // Before that there is nothing to state, and the first certificate has the right of way.
             let mut served = self.holder.subscribe();
             if served.wait_for(|served| served.trust.is_some()).await.is_err() {
                 return;
             }
-            let mut established = false;
-            let end = self.stream(&mut established).await;
+            let began = Instant::now();
+            // A task of its own: what a CA sends must not be able to end the agent.
+            let (mut task, mut one) = (JoinSet::new(), self.clone());
+            task.spawn(async move { one.stream().await });
+            let end = match task.join_next().await {
+                Some(Ok(end)) => end,
+                _ => Err(WatchError::Fault),
+            };
             self.holder.stopped_watching();
             self.metrics.watching(false);
-            failures = if established { 1 } else { failures + 1 };
-            let wait = match end {
+            // A CA that says something and hangs up at once, again and again, is a failing one.
+            failures = if began.elapsed() >= GOOD { 1 } else { failures + 1 };
+            if let Some(reason) = end.as_ref().err().and_then(WatchError::dropped) {
+                self.metrics.trust_refused(reason);
+            }
+            let wait = match &end {
                 Err(WatchError::Stream(status)) if status.code() == Code::Unimplemented => {
                     tracing::info!("the CA has no trust watch; roots come with certificates");
                     RARELY.mul_f64(0.8 + 0.4 * random::unit())
@@ -86,7 +125,10 @@ impl Watch {
                     match end {
                         Ok(()) => tracing::debug!(retry_in = ?wait, "the trust watch ended"),
                         Err(error) => {
-                            tracing::warn!(error = %with_causes(&error), retry_in = ?wait, "no trust watch");
+                            let error = with_causes(error);
+                            if let Some(held_back) = complaint.about(&error) {
+                                tracing::warn!(error, retry_in = ?wait, held_back, "no trust watch");
+                            }
                         }
                     }
                     wait
@@ -96,8 +138,8 @@ impl Watch {
         }
     }
 
-    /// One stream, until it ends; `established` once the CA has stated its trust.
-    async fn stream(&mut self, established: &mut bool) -> Result<(), WatchError> {
+    /// One stream, until it ends.
+    async fn stream(&mut self) -> Result<(), WatchError> {
         let held = self.holder.served().trust;
         let connect = self.requester.connect(held.as_deref());
         let (channel, first_contact) = connect.await?;
@@ -115,21 +157,19 @@ impl Watch {
         let mut incoming = answer.map_err(|_| WatchError::Deadline)??.into_inner();
         let mut served = self.holder.subscribe();
         let mut subscribers = self.subscribers.changes();
+        let mut next = Instant::now();
         loop {
             served.mark_unchanged();
             subscribers.mark_unchanged();
             let statement = self.state();
             let news = statement.is_some() && statement != stated;
             tokio::select! {
-                message = incoming.message() => {
+                // What is not read yet stays with the CA, for as much as a stream may hold.
+                message = read_from(&mut incoming, next) => {
                     let Some(message) = message? else { return Ok(()) };
                     let trust = Trust::read(message, self.holder.trust_domain(), &first_contact)?;
-                    *established = true;
-                    self.metrics.watching(true);
-                    let version = trust.version.map(|version| (version.epoch, version.sequence));
-                    let (epoch, sequence) = version.unwrap_or_default();
-                    tracing::info!(epoch, sequence, "the CA states its trust");
-                    self.holder.take_trust(trust);
+                    self.take(trust).await?;
+                    next = Instant::now() + SHORTEST_INTERVAL;
                 }
                 place = statements.reserve(), if news => {
                     // Without a reader the stream has ended, which the next message tells.
@@ -145,6 +185,28 @@ impl Watch {
         }
     }
 
+    async fn take(&self, trust: Trust) -> Result<(), WatchError> {
+        let held = self.holder.served().trust;
+        let rehearsal = self.requester.rehearse(held.as_deref(), &trust);
+        let rehearsal = tokio::time::timeout(self.requester.timeout(), rehearsal).await;
+        rehearsal.map_err(|_| WatchError::Deadline)?.map_err(WatchError::Roots)?;
+        self.metrics.watching(true);
+        let version = trust.version.map(|version| (version.epoch, version.sequence));
+        let (epoch, sequence) = version.unwrap_or_default();
+        if held.is_some_and(|held| held.version > trust.version) {
+            // Taken all the same: what the CA states now is what it will be asked about.
+            tracing::warn!(
+                epoch,
+                sequence,
+                "the CA states an earlier trust than before: was its state lost?"
+            );
+        } else {
+            tracing::info!(epoch, sequence, "the CA states its trust");
+        }
+        self.holder.take_trust(trust);
+        Ok(())
+    }
+
     fn state(&self) -> Option<Acknowledgement> {
         let served = self.holder.served();
         let files = self.files.as_ref().map(|files| files.borrow().clone());
@@ -158,6 +220,15 @@ impl Watch {
     }
 }
 
+/// The next message, not before `earliest`; nothing is lost if this is dropped meanwhile.
+async fn read_from(
+    incoming: &mut Streaming<WatchResponse>,
+    earliest: Instant,
+) -> Result<Option<WatchResponse>, Status> {
+    tokio::time::sleep_until(earliest).await;
+    incoming.message().await
+}
+
 async fn files_changed(files: &mut Option<watch::Receiver<Written>>) {
     if let Some(files) = files
         && files.changed().await.is_ok()
@@ -167,3 +238,6 @@ async fn files_changed(files: &mut Option<watch::Receiver<Written>>) {
     // No files, or a writer that ended with the agent.
     std::future::pending::<()>().await;
 }
+
+#[cfg(test)]
+mod tests;

@@ -82,6 +82,7 @@ fn acknowledged(data: &[u8]) {
 
 fn caller() -> Caller {
     Caller {
+        issuer_key_ids: Vec::new(),
         identity: pki::workload(),
         namespace: "default".to_owned(),
         service_account: "reviews".to_owned(),

@@ -40,6 +40,7 @@ pub fn token(data: &[u8]) {
         None => text.to_owned(),
     };
     let evidence = Evidence {
+        certificates: None,
         token: Some(token.clone().into()),
         instance: Some("agent-1".to_owned()),
         cluster: Some("Kubernetes".to_owned()),

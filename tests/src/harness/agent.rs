@@ -57,18 +57,27 @@ impl Site {
         command
     }
 
-    /// Starts an agent and waits until it serves secrets, which may be none yet.
-    pub async fn agent(&self, ca: SocketAddr, service_account: &str, changes: Changes<'_>) -> Agent {
+    /// `csr-client run` as [`Site::agent`] starts it.
+    pub fn agent_run(&self, ca: SocketAddr, service_account: &str, changes: Changes<'_>) -> Command {
         let sds = format!("{service_account}/sds.sock");
         let more = [("sds-socket", sds.as_str()), ("monitoring", "127.0.0.1:0"), ("log-format", "json")];
-        let changes = [&more, changes].concat();
-        let command = self.agent_command("run", ca, service_account, &changes);
+        self.agent_command("run", ca, service_account, &[&more, changes].concat())
+    }
+
+    /// Starts an agent and waits until it serves secrets, which may be none yet.
+    pub async fn agent(&self, ca: SocketAddr, service_account: &str, changes: Changes<'_>) -> Agent {
+        self.agent_of(service_account, self.agent_run(ca, service_account, changes)).await
+    }
+
+    /// The same with a command of one's own making.
+    pub async fn agent_of(&self, service_account: &str, command: Command) -> Agent {
         let process = Process::start(&format!("csr-client of {service_account}"), command);
         let monitoring = process.message("monitoring listening").await;
         let monitoring = monitoring.json["addr"].as_str().unwrap().parse().unwrap();
         process.message("sds listening").await;
         let output = self.path(&format!("{service_account}/certs"));
-        Agent { process, monitoring, sds: self.path(&sds), output }
+        let sds = self.path(&format!("{service_account}/sds.sock"));
+        Agent { process, monitoring, sds, output }
     }
 }
 

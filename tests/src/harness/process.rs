@@ -2,13 +2,27 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::PATIENCE;
+use crate::load;
+
+/// The same command in a process that ignores SIGXFSZ: it gets an error of a write beyond its limit, as of a
+/// full disk.
+pub fn without_xfsz(command: &Command) -> Command {
+    let mut wrapped = Command::new("sh");
+    wrapped.env_clear().args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"]);
+    wrapped.arg(command.get_program()).args(command.get_args());
+    if let Some(folder) = command.get_current_dir() {
+        wrapped.current_dir(folder);
+    }
+    wrapped
+}
 
 /// One line of a log.
 #[derive(Debug, Clone)]
@@ -81,6 +95,23 @@ impl Process {
     /// Its process id.
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Processor time that it used so far.
+    pub fn cpu(&self) -> Duration {
+        load::process::cpu_of(self.id()).unwrap()
+    }
+
+    /// Its resident memory in bytes.
+    pub fn memory(&self) -> u64 {
+        load::process::memory_of(self.id()).unwrap()
+    }
+
+    /// Sets how large a file may become that it writes; nothing for no limit. It must ignore SIGXFSZ (see
+    /// [`without_xfsz`]), and then finds the disk full.
+    pub fn limit_files(&self, size: Option<u64>) {
+        let limit = Rlimit { current: size, maximum: None };
+        prlimit(Some(Pid::from_child(&self.child)), Resource::Fsize, limit).unwrap();
     }
 
     /// Sends a signal.

@@ -26,12 +26,21 @@ const TYPE_URL: &str = "type.googleapis.com/envoy.extensions.transport_sockets.t
 
 /// A connection to an agent's socket.
 pub async fn connect(socket: &Path) -> Channel {
+    connect_by(socket, Endpoint::from_static("http://agent")).await
+}
+
+/// A connection whose streams hold no more than this many bytes that were not read.
+pub async fn connect_narrow(socket: &Path, window: u32) -> Channel {
+    connect_by(socket, Endpoint::from_static("http://agent").initial_stream_window_size(window)).await
+}
+
+async fn connect_by(socket: &Path, endpoint: Endpoint) -> Channel {
     let socket = socket.to_owned();
     let connector = service_fn(move |_: Uri| {
         let socket = socket.clone();
         async move { UnixStream::connect(socket).await.map(TokioIo::new) }
     });
-    Endpoint::from_static("http://agent").connect_with_connector(connector).await.unwrap()
+    endpoint.connect_with_connector(connector).await.unwrap()
 }
 
 /// A stream that is subscribed to one secret.

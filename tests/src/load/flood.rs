@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 
 use super::crowd::{Member, connections, open_loop, reason};
-use super::{Failure, Process, Stage, percentile};
+use super::{Failure, Stage, memory_of, percentile};
 
 /// Pods of the flood, in so many namespaces.
 const PODS: usize = 2_000;
@@ -225,7 +225,7 @@ async fn pieces(issued: Arc<AtomicUsize>, until: Instant) -> Vec<f64> {
 async fn watch_memory(id: u32, until: Instant) -> Result<u64, Failure> {
     let mut most = 0;
     while Instant::now() < until {
-        most = most.max(Process::memory_of(id)?);
+        most = most.max(memory_of(id)?);
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
     Ok(most)

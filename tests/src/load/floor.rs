@@ -80,8 +80,12 @@ fn steps(stage: &Stage) -> Result<Duration, Failure> {
     let bundles = Bundles::of(trust_domain.clone(), TrustBundle::new(cacerts.roots.clone()));
     let trust = Trust { epoch: 1, sequence: 1, digest: bundles.digest(), bundles };
     let issuer = Issuer::new(cacerts.into(), None, trust.into());
-    let evidence =
-        Evidence { token: Some(SecretString::from(stage.token("floor")?)), instance: None, cluster: None };
+    let evidence = Evidence {
+        token: Some(SecretString::from(stage.token("floor")?)),
+        instance: None,
+        cluster: None,
+        certificates: None,
+    };
     let key = PrivateKey::generate_p256()?;
     let request = csr::create(&key, &SpiffeId::workload(&trust_domain, "load", "floor")?)?;
     time_of(|| {

@@ -1,11 +1,9 @@
 //! What the programs take when nothing happens, and how soon the first certificate comes.
 
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::issuing::{Callers, ask, connect};
-use super::{Failure, Process, Stage};
-use crate::programs::program;
+use super::{Failure, Stage};
 
 /// Idle memory and start-up.
 pub struct Footprint {
@@ -28,26 +26,11 @@ pub async fn measure(stage: &Stage) -> Result<Footprint, Failure> {
     ask(channel, &callers, 0).await?;
     let first_certificate_after = began.elapsed();
     let ca_memory = ca.memory()?;
-    let agent = start_agent(stage, &ca.address)?;
+    let agent = stage.start_agent("agent", &ca.address, &[])?;
     Ok(Footprint {
         listens_after: ca.started_in,
         first_certificate_after,
         ca_memory,
         agent_memory: agent.memory()?,
     })
-}
-
-fn start_agent(stage: &Stage, address: &str) -> Result<Process, Failure> {
-    std::fs::write(stage.path("token"), stage.token("agent")?)?;
-    let mut command = Command::new(program("csr-client"));
-    command
-        .args(["run", "--ca", address, "--trust-domain", "cluster.local", "--namespace", "load"])
-        .args(["--service-account", "agent", "--monitoring", "127.0.0.1:0", "--log-format", "json"])
-        .arg("--ca-root")
-        .arg(stage.path("ca/root-cert.pem"))
-        .arg("--token")
-        .arg(stage.path("token"))
-        .arg("--sds-socket")
-        .arg(stage.path("sds.sock"));
-    Process::start(command, "new certificate")
 }

@@ -54,7 +54,7 @@ impl Callers {
         Ok(Self(callers))
     }
 
-    fn request(&self, number: usize) -> Request<IstioCertificateRequest> {
+    pub(super) fn request(&self, number: usize) -> Request<IstioCertificateRequest> {
         let (message, authorization) = &self.0[number % self.0.len()];
         let mut request = Request::new(message.clone());
         request.metadata_mut().insert("authorization", authorization.clone());
@@ -64,9 +64,14 @@ impl Callers {
 
 /// One connection to the CA.
 pub async fn connect(stage: &Stage, address: &str) -> Result<Channel, Failure> {
+    Ok(endpoint(stage, address)?.connect().await?)
+}
+
+/// How to connect to the CA.
+pub(super) fn endpoint(stage: &Stage, address: &str) -> Result<Endpoint, Failure> {
     let root = Certificate::from_pem(std::fs::read(stage.path("root/root-cert.pem"))?);
     let tls = ClientTlsConfig::new().ca_certificate(root).domain_name("localhost");
-    Ok(Endpoint::from_shared(format!("https://{address}"))?.tls_config(tls)?.connect().await?)
+    Ok(Endpoint::from_shared(format!("https://{address}"))?.tls_config(tls)?)
 }
 
 /// Asks for one certificate, as the caller of this number.

@@ -48,14 +48,9 @@ impl Process {
         Ok(Self { child, address, monitoring, started_in })
     }
 
-    /// Processor time that it used so far, its own and the kernel's for it.
+    /// Processor time that it used so far.
     pub fn cpu(&self) -> Result<Duration, Failure> {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
-        // Fields 14 and 15, counted from 1; the second is a name in brackets that may hold spaces.
-        let behind = stat.rsplit_once(')').ok_or("/proc stat without a name")?.1;
-        let fields: Vec<&str> = behind.split_whitespace().collect();
-        let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-        Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
+        cpu_of(self.child.id())
     }
 
     /// Its process id.
@@ -65,16 +60,51 @@ impl Process {
 
     /// Resident memory in bytes.
     pub fn memory(&self) -> Result<u64, Failure> {
-        Self::memory_of(self.id())
+        Ok(self.status("VmRSS:")? * 1024)
     }
 
-    /// Resident memory of a process, in bytes.
-    pub fn memory_of(id: u32) -> Result<u64, Failure> {
-        let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
-        let kilobytes: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
-        Ok(kilobytes * 1024)
+    /// Threads.
+    pub fn threads(&self) -> Result<u64, Failure> {
+        self.status("Threads:")
     }
+
+    /// Open file handles.
+    pub fn handles(&self) -> Result<u64, Failure> {
+        Ok(std::fs::read_dir(format!("/proc/{}/fd", self.child.id()))?.count() as u64)
+    }
+
+    /// Ends it as a crash does (SIGKILL), and waits for that.
+    pub fn kill(mut self) -> Result<(), Failure> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// A number in its status, as the kernel has it.
+    fn status(&self, name: &str) -> Result<u64, Failure> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let line = line.ok_or_else(|| format!("no {name} in /proc"))?;
+        Ok(line.trim().trim_end_matches("kB").trim().parse()?)
+    }
+}
+
+/// Processor time that a process used so far, its own and the kernel's for it.
+pub fn cpu_of(id: u32) -> Result<Duration, Failure> {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat"))?;
+    // Fields 14 and 15, counted from 1; the second is a name in brackets that may hold spaces.
+    let behind = stat.rsplit_once(')').ok_or("/proc stat without a name")?.1;
+    let fields: Vec<&str> = behind.split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
+    Ok(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
+}
+
+/// Resident memory of a process in bytes.
+pub fn memory_of(id: u32) -> Result<u64, Failure> {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
+    let kilobytes: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
+    Ok(kilobytes * 1024)
 }
 
 impl Drop for Process {

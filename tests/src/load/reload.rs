@@ -75,15 +75,7 @@ struct Answered {
 pub async fn measure(way: Way, requests: u32, interval: Duration) -> Result<Reloaded, Failure> {
     let stage = Stage::with_intermediates(&["v1", "v2"])?;
     let live = stage.path("ca");
-    fs::create_dir(&live)?;
-    if way == Way::Swap {
-        symlink("../v1", live.join("..data"))?;
-        for file in FILES {
-            symlink(Path::new("..data").join(file), live.join(file))?;
-        }
-    } else {
-        put(&stage.path("v1"), &live)?;
-    }
+    plug(way, &stage, &live)?;
     let ca = stage.start_ca()?;
     let channel = connect(&stage, &ca.address).await?;
     let callers = Arc::new(Callers::new(&stage)?);
@@ -95,6 +87,20 @@ pub async fn measure(way: Way, requests: u32, interval: Duration) -> Result<Relo
         tokio::time::sleep(PAUSE).await;
     }
     judge(load.await?, &changes, &stage)
+}
+
+/// Makes the folder that the CA loads, with the intermediate v1 in it.
+pub(super) fn plug(way: Way, stage: &Stage, live: &Path) -> Result<(), Failure> {
+    fs::create_dir(live)?;
+    if way == Way::Swap {
+        symlink("../v1", live.join("..data"))?;
+        for file in FILES {
+            symlink(Path::new("..data").join(file), live.join(file))?;
+        }
+        Ok(())
+    } else {
+        put(&stage.path("v1"), live)
+    }
 }
 
 async fn send(channel: Channel, callers: Arc<Callers>, requests: u32, interval: Duration) -> Vec<Answered> {
@@ -113,7 +119,7 @@ async fn send(channel: Channel, callers: Arc<Callers>, requests: u32, interval: 
 }
 
 /// Changes the files; when the last write was over.
-async fn change(way: Way, from: &Path, live: &Path) -> Result<Instant, Failure> {
+pub(super) async fn change(way: Way, from: &Path, live: &Path) -> Result<Instant, Failure> {
     match way {
         Way::Overwrite => put(from, live)?,
         Way::Swap => {

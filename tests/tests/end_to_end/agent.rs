@@ -145,7 +145,7 @@ async fn the_token_is_read_at_each_attempt() {
     let ca = site.ca(&[]).await;
     let agent = site.agent(ca.listen, "sleep", &[("ttl", "3s")]).await;
     agent.certificate().await;
-    std::fs::write(site.path("sleep.token"), "not-a-token").unwrap();
+    std::fs::write(site.path("sleep.token"), "no.such.token").unwrap();
     let refused = ca.process.message("certificate refused").await;
     assert_eq!(refused.json["reason"], "TOKEN_MALFORMED");
     let seen = agent.process.log().len();
@@ -229,6 +229,9 @@ async fn an_agent_whose_token_names_no_pod_keeps_an_id_of_its_own() {
     for _ in 0..2 {
         let mut agent = site.agent(ca.listen, "sleep", &changes).await;
         let serial = agent.certificate().await;
+        // The next run has no certificate of this one, and asks for its own.
+        eventually("the files", async || std::fs::remove_file(agent.output.join("cert-chain.pem")).ok())
+            .await;
         ids.push(ca.records(&["--serial", &serial])[0]["instance"].as_str().unwrap().to_owned());
         agent.process.kill();
     }

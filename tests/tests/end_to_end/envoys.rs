@@ -6,14 +6,16 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use signet_certs::key::{NewKey, PrivateKey};
 use signet_tests::harness::agent::Agent;
 use signet_tests::harness::ca::{Ca, done};
 use signet_tests::harness::caller::{Ask, Caller, csr_of};
 use signet_tests::harness::envoy::Envoy;
-use signet_tests::harness::http;
+use signet_tests::harness::http::{self, get_json};
 use signet_tests::harness::openssl::try_openssl;
 use signet_tests::harness::process::Line;
+use signet_tests::harness::sds::{self, Subscription};
 use signet_tests::harness::site::Site;
 use signet_tests::harness::{PATIENCE, eventually};
 use tokio::time::{Instant, interval};
@@ -88,6 +90,61 @@ async fn two_envoys_talk_mutual_tls_and_renewals_cost_no_request() {
     let address = inbound.to_string();
     let nobody = ["s_client", "-connect", &address, "-tls1_2"];
     assert!(!try_openssl(site.folder(), &nobody).status.success());
+}
+
+/// The serial number of `default` as this Envoy has it.
+fn serial_in(envoy: &Envoy) -> String {
+    let mut secret = std::process::Command::new(signet_tests::programs::program("csr-client"));
+    let table = secret.args(["secret", "--envoy-admin", &envoy.admin.to_string()]).output().unwrap();
+    let table = done(table);
+    let row = table.lines().find(|line| line.starts_with("default")).unwrap();
+    let cells: Vec<_> = row.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect();
+    cells[4].to_owned()
+}
+
+/// How many certificates this Envoy has taken.
+fn taken_by(envoy: &Envoy) -> u64 {
+    let (_, stats) = http::get(envoy.admin, "/stats?filter=sds.default.update_success");
+    stats.lines().filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+}
+
+#[tokio::test]
+async fn an_envoy_that_is_stopped_holds_nobody_up_and_finds_the_latest_certificate() {
+    let site = Site::default();
+    let ca = site.ca(&[]).await;
+    let (agent, envoy) = sidecar(&site, &ca, "reviews", "4s", &[]).await;
+    let socket = sds::connect(&site.path("reviews/sds.sock")).await;
+    let mut other = Subscription::open(&socket, "other", "default").await;
+    let first = other.next().await.unwrap();
+    other.ack(&first);
+    let before = taken_by(&envoy);
+    assert!(before >= 1, "{before}");
+    envoy.process.signal(Signal::STOP);
+    let mut renewed = Vec::new();
+    for _ in 0..4 {
+        let push = other.next().await.unwrap();
+        other.ack(&push);
+        renewed.push(push.serial());
+    }
+    // The CA knows that not everybody has the present certificate.
+    eventually("a statement that somebody lags behind", async || {
+        let facts = get_json(&ca.admin, "/v1/consumers");
+        let fact = facts.as_array()?.iter().find(|fact| fact["subscribers"]["connected"] == 2)?;
+        let serial = fact["serving_serial"].as_str()?;
+        let lags = renewed.iter().skip(1).all(|renewed| renewed != serial);
+        (lags && fact["subscribers"]["acknowledged"] != 2).then_some(())
+    })
+    .await;
+    envoy.process.signal(Signal::CONT);
+    let latest = || {
+        let new = |line: &&Line| line.message() == "new certificate";
+        agent.process.log().iter().rfind(new).unwrap().json["serial"].as_str().unwrap().to_owned()
+    };
+    eventually("the latest certificate in Envoy", async || (serial_in(&envoy) == latest()).then_some(()))
+        .await;
+    let taken = taken_by(&envoy) - before;
+    let made = renewals(&agent) as u64;
+    assert!(taken < made, "{taken} of {made} renewals: those in between were not sent");
 }
 
 /// A request to reviews through an Envoy whose certificate is for `account` and came from a stranger's call.

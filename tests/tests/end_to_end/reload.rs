@@ -82,7 +82,7 @@ async fn a_new_intermediate_signs_is_recorded_and_is_active_after_a_restart() {
     put(&site, "next");
     ca.process.message("CA files taken").await;
     assert_eq!(issuer_of(&issued(&site, &ca).await), key_id(&site, "next"));
-    assert!(metric(ca.monitoring, "signet_cacerts_reloads_total{reason=\"TAKEN\"}").is_some());
+    assert_eq!(metric(ca.monitoring, "signet_cacerts_reloads_total{reason=\"TAKEN\"}"), Some(1.0));
     let list = ca.json(&["authority", "list"]);
     let states: Vec<_> = list.as_array().unwrap().iter().map(|row| row["state"].as_str().unwrap()).collect();
     assert!(states.len() == 2 && states.contains(&"active") && states.contains(&"old"), "{list}");

@@ -146,7 +146,7 @@ async fn messages_and_headers_beyond_all_measure_end_nothing() {
 }
 
 /// A call of the issuing service whose message is not what it should be.
-pub(super) async fn call<S>(caller: &Caller, stream: S) -> tonic::Status
+pub(crate) async fn call<S>(caller: &Caller, stream: S) -> tonic::Status
 where
     S: futures::Stream<Item = prost_types::Value> + Send + 'static,
 {

@@ -108,7 +108,7 @@ async fn an_ended_or_foreign_client_certificate_neither_helps_nor_harms() {
         assert!(answer.is_ok(), "{what}: {answer:?}");
         let status = caller.ask(Ask { token: None, ..site.ask() }).await.unwrap_err();
         let found = (status.code(), reason(&status));
-        assert_eq!(found, (Code::Unauthenticated, "TOKEN_MISSING".to_owned()), "{what}");
+        assert_eq!(found, (Code::Unauthenticated, "RENEWAL_OFF".to_owned()), "{what}");
     }
 }
 

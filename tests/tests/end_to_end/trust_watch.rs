@@ -15,9 +15,9 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Code, Request, Status, Streaming};
 
-type Requests = mpsc::UnboundedSender<WatchRequest>;
+pub(crate) type Requests = mpsc::UnboundedSender<WatchRequest>;
 
-pub(super) async fn watch(
+pub(crate) async fn watch(
     caller: &Caller,
     token: Option<&str>,
 ) -> Result<(Requests, Streaming<WatchResponse>), Status> {
@@ -30,7 +30,7 @@ pub(super) async fn watch(
     Ok((requests, answers.into_inner()))
 }
 
-async fn first(answers: &mut Streaming<WatchResponse>) -> Trust {
+pub(crate) async fn first(answers: &mut Streaming<WatchResponse>) -> Trust {
     let answer = tokio::time::timeout(PATIENCE, answers.message()).await.unwrap();
     answer.unwrap().unwrap().trust.unwrap()
 }

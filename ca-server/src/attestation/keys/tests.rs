@@ -32,7 +32,7 @@ impl Keys {
         match self.with(Some(id)).await {
             Ok(set) => Ok(set.find(Some(id)).is_some()),
             Err(error) => {
-                assert!(error.is_unavailable() && error.reason() == "TOKEN_KEYS_UNAVAILABLE");
+                assert!(error.unavailable().is_some() && error.reason().code() == "TOKEN_KEYS_UNAVAILABLE");
                 Err(error.to_string())
             }
         }

@@ -7,7 +7,7 @@ use super::*;
 /// The reason for refusing the good draft with one change.
 async fn reason(world: &World, change: impl FnOnce(&mut Draft)) -> &'static str {
     match world.changed(change).await {
-        Err(error) => error.reason(),
+        Err(error) => error.reason().code(),
         Ok(caller) => panic!("accepted: {caller:?}"),
     }
 }
@@ -15,9 +15,10 @@ async fn reason(world: &World, change: impl FnOnce(&mut Draft)) -> &'static str 
 #[tokio::test]
 async fn case_2_a_missing_token_is_refused() {
     let world = World::new(Signer::p256());
-    let evidence = Evidence { token: None, instance: Some("own".to_owned()), cluster: None };
+    let evidence =
+        Evidence { token: None, instance: Some("own".to_owned()), cluster: None, certificates: None };
     let error = world.attestation.attest(&evidence, now()).await.unwrap_err();
-    assert_eq!((error.reason(), error.is_unavailable()), ("TOKEN_MISSING", false));
+    assert_eq!((error.reason().code(), error.unavailable()), ("TOKEN_MISSING", None));
 }
 
 #[tokio::test]
@@ -43,7 +44,7 @@ async fn what_is_not_a_jws_is_malformed() {
         format!("{header}.{}.{signature}", base64url(format!(r#"{{"iss":"{ISSUER}"}} {{}}"#))),
         format!("{header}.{}.{signature}", base64url(format!(r#"{{"iss":"{ISSUER}","iss":"x"}}"#))),
     ] {
-        assert_eq!(world.attest(&bad).await.unwrap_err().reason(), "TOKEN_MALFORMED", "{bad}");
+        assert_eq!(world.attest(&bad).await.unwrap_err().reason().code(), "TOKEN_MALFORMED", "{bad}");
     }
     // The same standards for what is signed.
     for bad in ["exp", "nbf", "iat", "aud", "sub", "jti", "kubernetes.io"] {
@@ -51,7 +52,7 @@ async fn what_is_not_a_jws_is_malformed() {
         let twice = format!(r#"{},"{bad}":null}}"#, text.strip_suffix('}').unwrap());
         let input = format!("{header}.{}", base64url(twice));
         let token = sign_input(&input, &world.signer, Algorithm::Es256);
-        assert_eq!(world.attest(&token).await.unwrap_err().reason(), "TOKEN_MALFORMED", "{bad}");
+        assert_eq!(world.attest(&token).await.unwrap_err().reason().code(), "TOKEN_MALFORMED", "{bad}");
     }
     let malformed: [Change<'_>; 6] = [
         &|draft| draft.claims["exp"] = json!(null),
@@ -79,7 +80,7 @@ async fn a_token_of_16_kib_is_read_and_a_longer_one_is_not() {
     assert!(padded(room).len() <= token::MAX_TOKEN);
     world.attest(&padded(room)).await.unwrap();
     let error = world.attest(&padded(room + 4)).await.unwrap_err();
-    assert_eq!(error.reason(), "TOKEN_TOO_LARGE");
+    assert_eq!(error.reason().code(), "TOKEN_TOO_LARGE");
     assert_eq!(error.expected(), [("maximum_bytes", "16384".to_owned())]);
 }
 
@@ -88,11 +89,11 @@ async fn algorithms_that_are_not_on_the_list_are_refused() {
     let world = World::new(Signer::p256());
     for name in ["none", "None", "", "HS256", "PS256", "ES512", "ES256K", "es256", "RS1"] {
         let error = world.changed(|draft| draft.header["alg"] = json!(name)).await.unwrap_err();
-        assert_eq!(error.reason(), "TOKEN_ALGORITHM", "{name}");
+        assert_eq!(error.reason().code(), "TOKEN_ALGORITHM", "{name}");
         assert_eq!(error.expected().len(), 6);
         let unsigned =
             { Draft { header: json!({ "alg": name, "kid": "k1" }), ..world.draft() } }.input() + ".";
-        assert_eq!(world.attest(&unsigned).await.unwrap_err().reason(), "TOKEN_ALGORITHM", "{name}");
+        assert_eq!(world.attest(&unsigned).await.unwrap_err().reason().code(), "TOKEN_ALGORITHM", "{name}");
     }
 }
 
@@ -106,10 +107,10 @@ async fn a_public_key_is_no_password() {
     for secret in [der, pem.as_bytes(), pem.trim_end().as_bytes()] {
         let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), draft.input().as_bytes());
         let token = format!("{}.{}", draft.input(), base64url(tag));
-        assert_eq!(world.attest(&token).await.unwrap_err().reason(), "TOKEN_ALGORITHM");
+        assert_eq!(world.attest(&token).await.unwrap_err().reason().code(), "TOKEN_ALGORITHM");
         // The same tag under a name that is on the list.
         let token = format!("{}.{}", world.draft().input(), base64url(tag));
-        assert_eq!(world.attest(&token).await.unwrap_err().reason(), "TOKEN_SIGNATURE");
+        assert_eq!(world.attest(&token).await.unwrap_err().reason().code(), "TOKEN_SIGNATURE");
     }
 }
 
@@ -123,7 +124,7 @@ async fn a_key_is_used_for_its_own_algorithm_only() {
                 own => own == algorithm,
             };
             let error = world.changed(|draft| draft.header["alg"] = json!(name)).await;
-            match error.map_err(|error| error.reason()) {
+            match error.map_err(|error| error.reason().code()) {
                 Ok(_) => assert_eq!(algorithm, world.signer.algorithm()),
                 // RS384 in the header over a signature of RS256: the right key, the wrong signature.
                 Err(reason) => {
@@ -158,7 +159,7 @@ async fn case_9_issuer_key_signature_and_time() {
         format!("{input}.{}", &signature[..64]),
         format!("{input}."),
     ] {
-        assert_eq!(world.attest(&bad).await.unwrap_err().reason(), "TOKEN_SIGNATURE", "{bad}");
+        assert_eq!(world.attest(&bad).await.unwrap_err().reason().code(), "TOKEN_SIGNATURE", "{bad}");
     }
 }
 
@@ -172,7 +173,7 @@ async fn without_a_kid_there_must_be_one_key() {
     let mut draft = draft(Algorithm::Es256, "k1");
     draft.header["kid"] = json!(null);
     let error = attestation.attest(&evidence(&draft.sign(&signer)), now()).await.unwrap_err();
-    assert_eq!(error.reason(), "TOKEN_KEY_UNKNOWN");
+    assert_eq!(error.reason().code(), "TOKEN_KEY_UNKNOWN");
 }
 
 #[tokio::test]
@@ -182,7 +183,7 @@ async fn case_5_audiences() {
         let error = world.changed(|draft| draft.claims["aud"] = aud).await.unwrap_err();
         let ours = ["istio-ca", "signet"].map(|audience| ("audience", audience.to_owned()));
         assert_eq!(error.expected(), ours, "{error}");
-        error.reason()
+        error.reason().code()
     };
     for aud in [json!(null), json!([]), json!(""), json!("vault"), json!(["vault"]), json!("istio-ca,signet")]
     {
@@ -261,7 +262,7 @@ async fn a_namespace_that_the_issuer_may_not_vouch_for() {
         draft.claims["kubernetes.io"]["namespace"] = json!("kube-system");
     };
     let error = world.changed(change).await.unwrap_err();
-    assert_eq!(error.reason(), "TOKEN_NAMESPACE");
+    assert_eq!(error.reason().code(), "TOKEN_NAMESPACE");
     assert_eq!(error.expected(), [], "which namespaces would do is our rule");
 }
 

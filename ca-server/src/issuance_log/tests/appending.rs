@@ -214,7 +214,7 @@ async fn a_checkpoint_that_cannot_be_written_is_not_given_out() {
     let home = Home::new();
     let log = home.open();
     append(&log, 0..1).await;
-    home.disk.fail(Operation::Replace, "checkpoint");
+    home.disk.fail(Operation::Rename, "checkpoint");
     let error = log.checkpoint().await.unwrap_err();
     assert!(matches!(error, SignError::Write(_)));
     assert_eq!(log.latest_checkpoint().size, 0);

@@ -54,6 +54,49 @@ async fn the_index_follows_the_log_and_can_be_made_again() {
 }
 
 #[tokio::test]
+async fn the_record_of_a_serial_number_is_read_from_its_place() {
+    let home = Home::with_small_segments();
+    let log = home.open();
+    append(&log, 0..9).await;
+    log.append(act()).await.unwrap();
+    append(&log, 10..12).await;
+    for number in [0, 1, 4, 8, 11] {
+        let record = log.certificate(&serial(number)).await.unwrap().unwrap();
+        assert_eq!((record.index, record.entry), (number, certificate(number)));
+    }
+    assert_eq!(log.certificate(&serial(9)).await.unwrap(), None);
+
+    // A row of the first layout has no place in it, and is found from its segment's begin.
+    let mut batch = Batch::default();
+    batch.put(Table::BySerial, serial(8), 8_u64.to_be_bytes());
+    home.store.apply(batch).unwrap();
+    assert_eq!(log.certificate(&serial(8)).await.unwrap().unwrap().entry, certificate(8));
+    // One that is wrong is noticed, not believed.
+    let mut batch = Batch::default();
+    batch.put(Table::BySerial, serial(8), [&8_u64.to_be_bytes()[..], &[0, 0, 0, 90]].concat());
+    home.store.apply(batch).unwrap();
+    log.certificate(&serial(8)).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_scan_begins_in_the_last_segment_that_begins_before_its_time() {
+    let home = Home::with_small_segments();
+    let log = home.open();
+    append(&log, 0..30).await;
+    let time = |number| certificate(number).time;
+    let firsts = crate::issuance_log::segments::list(log.dir()).unwrap();
+    assert!(firsts.len() > 3, "{firsts:?}");
+    let first_since = |time| log.reader().first_since(time).unwrap();
+    assert_eq!(first_since(time(0)), 0);
+    assert_eq!(first_since(time(29) + Duration::from_secs(1)), *firsts.last().unwrap());
+    for number in 1..30 {
+        let found = first_since(time(number));
+        assert!(found < number && firsts.contains(&found), "{found} for {number}");
+        assert!(firsts.iter().all(|first| *first <= found || *first >= number), "{found} for {number}");
+    }
+}
+
+#[tokio::test]
 async fn leading_zeros_of_a_serial_number_do_not_count() {
     let home = Home::new();
     let log = home.open();

@@ -40,6 +40,63 @@ async fn a_torn_end_is_cut_wherever_it_was_torn() {
     }
 }
 
+/// The frames of records that were written with one write.
+fn batch(log_id: &[u8; 32], numbers: std::ops::Range<u64>) -> Vec<Vec<u8>> {
+    let frame = |number: u64| {
+        let mut record = certificate(number).into_proto(log_id, number);
+        record.place_in_batch = u32::try_from(number - numbers.start).unwrap();
+        let mut frame = Vec::new();
+        push_frame(&mut frame, &record);
+        frame
+    };
+    numbers.clone().map(frame).collect()
+}
+
+/// A disk writes pages in any order, so whole records may stand behind a hole.
+#[tokio::test]
+async fn a_batch_of_which_a_power_cut_left_the_end_is_cut() {
+    let home = Home::new();
+    let log = home.open();
+    append(&log, 0..3).await;
+    let whole = fs::read(home.segment(0)).unwrap();
+    let frames = batch(&log.verifier().log_id(), 3..6);
+    for lost in [0, 1] {
+        let crashed = home.crashed();
+        edit(&crashed.segment(0), |bytes| {
+            for (place, frame) in frames.iter().enumerate() {
+                let frame = if place == lost { vec![0; frame.len()] } else { frame.clone() };
+                bytes.extend_from_slice(&frame);
+            }
+        });
+        let log = crashed.open();
+        assert_eq!(log.stats().records, 3 + lost as u64);
+        assert_eq!(fs::read(crashed.segment(0)).unwrap(), [&whole[..], &frames[..lost].concat()].concat());
+        append(&log, 6..8).await;
+        log.verify(None).unwrap();
+    }
+}
+
+/// What was synced before a batch was written is damage, wherever in the batch a record tells of it.
+#[tokio::test]
+async fn a_damaged_record_with_a_later_batch_behind_it_is_never_cut() {
+    let home = Home::new();
+    let log = home.open();
+    append(&log, 0..3).await;
+    let frames = batch(&log.verifier().log_id(), 3..6);
+    let crashed = home.crashed();
+    let last = home.frames(0)[2].clone();
+    edit(&crashed.segment(0), |bytes| {
+        bytes[last.end - 1] ^= 1;
+        bytes.extend_from_slice(&vec![0; frames[0].len()]);
+        bytes.extend_from_slice(&frames[1]);
+    });
+    // Not even where nothing else knows of it.
+    fs::remove_file(crashed.dir().join("hashes")).unwrap();
+    let before = fs::read(crashed.segment(0)).unwrap();
+    assert!(matches!(crashed.open_error(), OpenError::Segment(SegmentError::Damaged { index: 2, .. })));
+    assert_eq!(fs::read(crashed.segment(0)).unwrap(), before);
+}
+
 #[tokio::test]
 async fn a_record_that_was_written_and_not_answered_stays() {
     let home = Home::new();

@@ -12,7 +12,7 @@ use signet_proto::signet::trust::v1::Acknowledgement;
 use tokio::sync::watch;
 use tonic::Status;
 
-use super::stream::Stream;
+use super::stream::{Peer, Stream};
 use super::{Source, Subscribers};
 use crate::identity::{Served, Svid};
 use crate::trust::Trust;
@@ -51,7 +51,8 @@ impl Sds {
     /// # Errors
     /// There is none.
     pub fn open(&mut self, first: DiscoveryRequest) -> Result<usize, Status> {
-        let stream = Stream::open(first, &self.subscribers, None)?;
+        let metrics = Arc::default();
+        let stream = Stream::open(first, &Peer { subscribers: &self.subscribers, metrics, process: None })?;
         self.opened += 1;
         self.streams.insert(self.opened, stream);
         Ok(self.opened)

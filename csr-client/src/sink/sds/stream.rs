@@ -2,12 +2,16 @@
 //!
 //! What is due and not available yet (no certificate so far, or only an ended one) stays due: the stream
 //! is open and answered when there is something good.
+//!
+//! A reader that gives verdicts gets the next response after its verdict on the last one, made from what is
+//! served then: one that was stopped finds the latest state, not each that it slept through.
 
 use super::Source;
 use super::process::Process;
 use super::subscribers::{Content, Registration, Subscribers};
 use super::subscription::{Meaning, Resource, Subscription, TYPE_URL};
 use crate::identity::Served;
+use crate::metrics::Metrics;
 use crate::random;
 use crate::trust::acknowledgement;
 use prost::Message;
@@ -20,28 +24,42 @@ use signet_proto::envoy::extensions::transport_sockets::tls::v3::{
 use signet_proto::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
 /// Key in a node's metadata by which a stream asks to be left out of acknowledgements.
 pub(crate) const OBSERVER: &str = "signet_observer";
 /// Most responses whose verdict is remembered; a reader that never gives one still gets its pushes.
 const MOST_UNJUDGED: usize = 4;
+/// How long a verdict is waited for before the next response goes out without it: a verdict that is never
+/// given must not cost anybody a renewal.
+const LONGEST_VERDICT: Duration = Duration::from_secs(30);
+/// How often it is looked whether what is due has become available by time alone: a clock that was set right.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Whose stream it is, and who is told.
+pub(super) struct Peer<'a> {
+    pub(super) subscribers: &'a Arc<Subscribers>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) process: Option<Process>,
+}
 
 /// Runs until the reader goes (`Ok`) or breaks a rule (`Err`, which ends the stream).
 pub(super) async fn run(
     mut requests: Streaming<DiscoveryRequest>,
     answers: mpsc::Sender<Result<DiscoveryResponse, Status>>,
     mut source: Source,
-    subscribers: &Arc<Subscribers>,
-    process: Option<Process>,
+    peer: Peer<'_>,
 ) -> Result<(), Status> {
     let Ok(Some(first)) = requests.message().await else { return Ok(()) };
-    let mut stream = Stream::open(first, subscribers, process)?;
+    let mut stream = Stream::open(first, &peer)?;
     loop {
         let served = source.served.borrow_and_update().clone();
         let due = stream.due(&served, &source);
+        let wait = stream.waits_for_verdict();
+        let look = wait.unwrap_or(LOOK);
         tokio::select! {
             request = requests.message() => match request {
                 Ok(Some(request)) => stream.take(request)?,
@@ -53,7 +71,8 @@ pub(super) async fn run(
                     return Ok(());
                 }
             }
-            place = answers.reserve(), if !due.is_empty() => match place {
+            () = tokio::time::sleep(look), if wait.is_some() || stream.lacks(&due) => {}
+            place = answers.reserve(), if !due.is_empty() && wait.is_none() => match place {
                 Ok(place) => place.send(Ok(stream.respond(&due, &served, &source))),
                 Err(_) => return Ok(()),
             },
@@ -77,21 +96,23 @@ pub(super) struct Stream {
     sent: Vec<Content>,
     /// Responses without a verdict, oldest first.
     unjudged: VecDeque<(String, Vec<Content>)>,
+    /// When the last response went out.
+    responded: Instant,
+    /// Whether it has ever given a verdict.
+    judges: bool,
     responses: u64,
+    metrics: Arc<Metrics>,
 }
 
 impl Stream {
     /// A stream by its first request, which must say whose it is.
-    pub(super) fn open(
-        first: DiscoveryRequest,
-        subscribers: &Arc<Subscribers>,
-        process: Option<Process>,
-    ) -> Result<Self, Status> {
+    pub(super) fn open(first: DiscoveryRequest, peer: &Peer<'_>) -> Result<Self, Status> {
         let node = first.node.clone().filter(|node| !node.id.is_empty());
         let node = node.ok_or_else(|| Status::invalid_argument("missing node information"))?;
         let observer = is_observer(&node);
-        let registration = subscribers
-            .join(node.id.clone(), process, observer)
+        let registration = peer
+            .subscribers
+            .join(node.id.clone(), peer.process, observer)
             .map_err(|_| Status::resource_exhausted("too many subscribers"))?;
         let mut stream = Self {
             node: node.id,
@@ -100,7 +121,10 @@ impl Stream {
             asked: Vec::new(),
             sent: Vec::new(),
             unjudged: VecDeque::new(),
+            responded: Instant::now(),
+            judges: false,
             responses: 0,
+            metrics: peer.metrics.clone(),
         };
         stream.take(first)?;
         Ok(stream)
@@ -118,8 +142,11 @@ impl Stream {
             Meaning::AcceptedLate { nonce } => self.accepted(&nonce),
             Meaning::Rejected { nonce, reason } => {
                 let reason = acknowledgement::cut(&reason);
-                tracing::warn!(node = %self.node, %nonce, %reason, "a subscriber refused its secret");
+                // Said once for each response, however often it is refused.
                 if let Some(contents) = self.judged(&nonce) {
+                    let names: Vec<_> = contents.iter().map(|content| content.resource().name()).collect();
+                    names.iter().for_each(|name| self.metrics.rejected(name));
+                    tracing::warn!(node = %self.node, ?names, %nonce, %reason, "a subscriber refused its secret");
                     self.registration.rejected(&contents, &reason);
                 }
             }
@@ -137,7 +164,22 @@ impl Stream {
 
     fn judged(&mut self, nonce: &str) -> Option<Vec<Content>> {
         let at = self.unjudged.iter().position(|(of, _)| of == nonce)?;
-        self.unjudged.remove(at).map(|(_, contents)| contents)
+        self.judges = true;
+        // What was sent before it is overtaken: no verdict on that is to come.
+        self.unjudged.drain(..=at).next_back().map(|(_, contents)| contents)
+    }
+
+    /// How long the verdict on the last response is to be waited for yet.
+    fn waits_for_verdict(&self) -> Option<Duration> {
+        if !self.judges || self.unjudged.is_empty() {
+            return None;
+        }
+        LONGEST_VERDICT.checked_sub(self.responded.elapsed()).filter(|left| !left.is_zero())
+    }
+
+    /// Whether something was asked for that is not available.
+    fn lacks(&self, due: &[(Resource, Content)]) -> bool {
+        self.asked.iter().any(|asked| due.iter().all(|(resource, _)| resource != asked))
     }
 
     /// What is due and available: what was asked for, then what changed since it was sent.
@@ -172,6 +214,7 @@ impl Stream {
         }
         self.unjudged.push_back((nonce.clone(), contents));
         self.responses += 1;
+        self.responded = Instant::now();
         tracing::debug!(node = %self.node, ?due, "secrets sent");
         DiscoveryResponse {
             version_info: format!("{}/{}", rfc3339(SystemTime::now()), self.responses),

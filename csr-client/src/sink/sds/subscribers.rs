@@ -26,6 +26,16 @@ pub(super) enum Content {
     Roots(RootDigests),
 }
 
+impl Content {
+    /// Of which secret it is.
+    pub(super) fn resource(&self) -> Resource {
+        match self {
+            Self::Certificate(_) => Resource::Certificate,
+            Self::Roots(_) => Resource::Roots,
+        }
+    }
+}
+
 /// How far one stream is with one resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Delivery<T> {

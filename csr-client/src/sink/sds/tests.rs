@@ -6,7 +6,7 @@
 
 use super::subscribers::Content;
 use super::*;
-use crate::identity::Holder;
+use crate::identity::{Holder, Svid};
 use crate::request::Answer;
 use crate::testing::{self, Authority, Envoy, HOUR, Pki, ended, trust_domain, validity};
 use signet_proto::envoy::config::core::v3::Node;
@@ -24,6 +24,7 @@ struct Agent {
     pki: Pki,
     holder: Holder,
     subscribers: Arc<Subscribers>,
+    metrics: Arc<Metrics>,
     stop: DropGuard,
 }
 
@@ -40,8 +41,9 @@ impl Agent {
         let socket = Socket::bind(&folder.path().join("sds")).await.unwrap();
         let source =
             Source { served: holder.subscribe(), trust_domain: trust_domain(), include_roots_in_chain };
-        tokio::spawn(serve(socket, source, subscribers.clone(), stop.clone()));
-        Self { folder, pki: Pki::new(), holder, subscribers, stop: stop.drop_guard() }
+        let metrics = Arc::new(Metrics::default());
+        tokio::spawn(serve(socket, source, subscribers.clone(), metrics.clone(), stop.clone()));
+        Self { folder, pki: Pki::new(), holder, subscribers, metrics, stop: stop.drop_guard() }
     }
 
     fn socket(&self) -> PathBuf {
@@ -143,6 +145,53 @@ async fn case_38_a_rejection_is_kept_and_not_answered() {
     assert_ne!(good.serial(), bad.serial(), "the next response is the next certificate");
     envoy.accept(&["default"], &good.nonce).await;
     agent.until(|all| rejection(all).is_none()).await;
+}
+
+#[tokio::test]
+async fn a_reader_that_was_stopped_finds_the_latest_state_only() {
+    let agent = Agent::start().await;
+    agent.renew(&[&agent.pki.root]);
+    let mut envoy = agent.open("a", &["default"]).await;
+    let first = envoy.next().await;
+    envoy.accept(&["default"], &first.nonce).await;
+    let settled = |all: &[Subscriber]| {
+        all[0].streams.values().all(|facts| facts.certificate.as_ref().is_some_and(Delivery::is_settled))
+    };
+    agent.until(settled).await;
+    agent.renew(&[&agent.pki.root]);
+    let slept_at = envoy.next().await;
+    let mut others = agent.open("b", &["default"]).await;
+    for _ in 0..5 {
+        agent.renew(&[&agent.pki.root]);
+        // Somebody else has it: so it was served.
+        let serial = agent.holder.served().svid.unwrap().serial().clone();
+        while others.next().await.serial() != serial {}
+    }
+    envoy.accept(&["default"], &slept_at.nonce).await;
+    let latest = envoy.next().await;
+    assert_eq!(Some(&latest.serial()), agent.holder.served().svid.as_deref().map(Svid::serial));
+    envoy.accept(&["default"], &latest.nonce).await;
+    agent.until(|all| all.iter().any(|one| settled(std::slice::from_ref(one)))).await;
+}
+
+#[tokio::test]
+async fn a_refusal_is_counted_once_and_its_secret_not_sent_again() {
+    let agent = Agent::start().await;
+    agent.renew(&[&agent.pki.root]);
+    let mut envoy = agent.open("a", BOTH).await;
+    let bad = envoy.next().await;
+    for _ in 0..100 {
+        envoy.reject(BOTH, &bad.nonce, "no such curve").await;
+    }
+    agent.renew(&[&agent.pki.root]);
+    // The hundred refusals were read before it: one stream has one order.
+    let next = envoy.next().await;
+    assert_eq!(next.names(), ["default"], "the roots are the same, and were refused");
+    let text = agent.metrics.text(&agent.holder.served(), std::time::SystemTime::now());
+    for name in BOTH {
+        let line = format!("signet_agent_sds_rejections{{resource_name=\"{name}\"}} 1");
+        assert!(text.contains(&line), "{text}");
+    }
 }
 
 #[tokio::test]
@@ -317,6 +366,15 @@ async fn a_stale_socket_is_taken_over_and_a_live_one_is_not() {
     drop(Socket::bind(&path).await.unwrap());
     std::fs::write(&path, "a file").unwrap();
     assert!(matches!(Socket::bind(&path).await, Err(SdsError::NotASocket(_))));
+    std::fs::remove_file(&path).unwrap();
+    // Somebody removed ours, and another agent came: its socket is not ours to remove.
+    let ours = Socket::bind(&path).await.unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let theirs = Socket::bind(&path).await.unwrap();
+    drop(ours);
+    assert!(path.exists());
+    drop(theirs);
+    std::fs::write(&path, "a file").unwrap();
     let beneath = path.join("sds");
     assert!(matches!(Socket::bind(&beneath).await, Err(SdsError::Listen { .. })));
 }
