@@ -117,6 +117,9 @@ impl Certificate {
             if !rest.is_empty() {
                 return Err(CertificateError::Trailing(line, rest.len()));
             }
+            if ![parsed.subject(), parsed.issuer()].iter().all(|name| name::is_whole(name.as_raw())) {
+                return Err(CertificateError::Malformed(line));
+            }
             facts_of(&parsed)
         };
         Ok(Self { der: CertificateDer::from(der), facts })

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use x509_parser::asn1_rs::{Any, Tag};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 use x509_parser::x509::X509Name;
@@ -35,6 +36,29 @@ pub fn display(der: &[u8]) -> String {
         Ok((_, name)) => escaped(&name.to_string()),
         Err(_) => "(unreadable name)".to_owned(),
     }
+}
+
+/// Whether the bytes are a name to their end. The parser passes over what follows the last part that it knows,
+/// and a certificate whose subject it reads so is one that OpenSSL refuses, and so is every leaf under it.
+pub(crate) fn is_whole(der: &[u8]) -> bool {
+    fn all(tag: Tag, der: &[u8], holds: impl Fn(&[u8]) -> bool) -> bool {
+        values(der).is_some_and(|values| values.iter().all(|value| value.tag() == tag && holds(value.data)))
+    }
+    let attribute = |der: &[u8]| {
+        values(der).is_some_and(|pair| matches!(pair.as_slice(), [kind, _] if kind.tag() == Tag::Oid))
+    };
+    all(Tag::Sequence, der, |name| all(Tag::Set, name, |part| all(Tag::Sequence, part, attribute)))
+}
+
+/// The values that stand one behind the other.
+fn values(mut der: &[u8]) -> Option<Vec<Any<'_>>> {
+    let mut found = Vec::new();
+    while !der.is_empty() {
+        let (rest, value) = Any::from_der(der).ok()?;
+        found.push(value);
+        der = rest;
+    }
+    Some(found)
 }
 
 /// For people: a general name with its type, such as `URI:spiffe://td/x` or `DNS:localhost`; control
@@ -82,6 +106,25 @@ mod tests {
         assert_eq!(display(EMPTY), "(empty)");
         assert_eq!(display(&[1, 2]), "(unreadable name)");
         assert!(!display(&ca_name("a\u{1b}[2Jb", None, "x")).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn a_name_is_one_to_its_end() {
+        let good = ca_name("Signet", Some("cluster1"), "CA");
+        assert!(is_whole(&good) && is_whole(EMPTY));
+        let attribute = |value: &[u8]| der::set(&[&der::sequence(&[&der::oid(OID_COMMON_NAME), value])]);
+        let name = |parts: &[u8]| der::sequence(&[parts]);
+        assert!(is_whole(&name(&attribute(&der::utf8_string("x")))));
+        for bad in [
+            name(&[attribute(&der::utf8_string("x")), vec![0, 0]].concat()),
+            name(&attribute(b"")),
+            name(&attribute(&[0x0c, 5])),
+            name(&der::set(&[&der::utf8_string("x")])),
+            name(&der::sequence(&[])),
+            good[..good.len() - 1].to_vec(),
+        ] {
+            assert!(!is_whole(&bad), "{bad:02x?}");
+        }
     }
 
     #[test]

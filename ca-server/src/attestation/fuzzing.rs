@@ -4,6 +4,7 @@ use std::time::SystemTime;
 
 use secrecy::ExposeSecret;
 
+use super::error::shown;
 use super::jwks::KeySet;
 use super::token::Jws;
 use super::{AttestationError, Caller, Evidence, TokenIssuer};
@@ -54,7 +55,10 @@ impl Attestor {
             Some(issuer) if issuer == self.rules.issuer => {
                 self.rules.caller(&jws, &self.keys.0, token, evidence, now)
             }
-            found => Err(AttestationError::Issuer { expected: vec![self.rules.issuer.clone()], found }),
+            found => {
+                let found = found.as_deref().map(shown);
+                Err(AttestationError::Issuer { expected: vec![self.rules.issuer.clone()], found })
+            }
         }
     }
 }

@@ -180,6 +180,18 @@ impl Cursor {
         Ok(Some(Frame { index, offset, body: &self.body }))
     }
 
+    /// Goes on to the segment that begins with the next record, if there is one: nothing may stand between it and
+    /// the last record that was read. A cursor with an end does not look there by itself.
+    ///
+    /// # Errors
+    /// Something does.
+    pub(super) fn cross(&mut self) -> Result<(), SegmentError> {
+        match list(&self.dir)?.into_iter().find(|first| *first > self.first) {
+            Some(first) if first == self.index => self.next_segment(),
+            _ => Ok(()),
+        }
+    }
+
     fn step(&mut self, length: usize) {
         self.offset += (FRAME_HEADER + length) as u64;
         self.index += 1;

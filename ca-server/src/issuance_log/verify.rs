@@ -267,6 +267,7 @@ fn verify_with(
             report.segments += 1;
         }
     }
+    cursor.cross()?;
     serials.map_or(Ok(()), Serials::check)?;
     report.root = frontier.head().root.0;
     Ok(report)

@@ -61,7 +61,8 @@ pub fn segments(data: &[u8]) {
         drop(log);
         match verify(&dir, &verifier, None) {
             Ok(report) => assert_eq!(report.records, records.len() as u64 + 1),
-            Err(VerifyError::DuplicateSerial { .. }) => {}
+            // Neither is looked for when a log opens.
+            Err(VerifyError::DuplicateSerial { .. } | VerifyError::Hash { .. }) => {}
             Err(error) => panic!("an open log does not verify: {error}"),
         }
     }
@@ -103,7 +104,9 @@ fn open(folder: &Path) -> Option<IssuanceLog> {
 fn put_files(dir: &Path, data: &[u8]) {
     for (name, content) in parts(data).into_iter().take(8) {
         let Ok(name) = str::from_utf8(name) else { continue };
-        let segment = name.len() == 24 && name.ends_with(".seg") && !name.contains('/');
+        let segment = name
+            .strip_suffix(".seg")
+            .is_some_and(|first| first.len() == 20 && first.bytes().all(|byte| byte.is_ascii_alphanumeric()));
         if segment || ["hashes", "checkpoint", "log.vkey"].contains(&name) {
             fs::write(dir.join(name), content).unwrap();
         }
