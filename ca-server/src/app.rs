@@ -70,6 +70,8 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 const PARKED: usize = 8;
 /// How often gRPC's health is told; each look writes and syncs a small file.
 const HEALTH_EVERY: Duration = Duration::from_secs(5);
+/// How often it is noted how far blocks have come.
+const MARK_EVERY: Duration = Duration::from_secs(60);
 
 /// Why the server did not start, or ended.
 #[derive(Debug, Error)]
@@ -324,9 +326,13 @@ pub async fn run_until(
     authorities.abort();
     served?;
 
-    let log = running.issuance.log.clone();
+    let (log, blocks) = (running.issuance.log.clone(), running.issuance.blocks.clone());
     // Blocks for the last batch and its checkpoint.
-    let _ = tokio::task::spawn_blocking(move || log.close()).await;
+    let close = move || {
+        mark(&blocks);
+        log.close();
+    };
+    let _ = tokio::task::spawn_blocking(close).await;
     drop(folder);
     Ok(())
 }
@@ -360,6 +366,7 @@ async fn serve(
         tokio::spawn(report_health(running.clone(), health_reporter)),
         tokio::spawn(warn_of_expiry(running.clone())),
         tokio::spawn(watch_clock(running.clone())),
+        tokio::spawn(mark_blocks(running.clone())),
     ];
     let monitor = axum::serve(observing, monitoring::router(running.clone()));
     let monitor = tokio::spawn(monitor.with_graceful_shutdown(ends(stopped.clone())).into_future());
@@ -462,6 +469,23 @@ async fn warn_of_expiry(running: Arc<Running>) {
 
 async fn watch_clock(running: Arc<Running>) {
     running.issuance.clock.run(&running.issuance.log).await;
+}
+
+/// So that a start after a crash reads no more of the log than a minute's worth for them.
+async fn mark_blocks(running: Arc<Running>) {
+    let mut ticks = tokio::time::interval(MARK_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let blocks = running.issuance.blocks.clone();
+        let _ = tokio::task::spawn_blocking(move || mark(&blocks)).await;
+    }
+}
+
+fn mark(blocks: &Blocks) {
+    if let Err(error) = blocks.mark() {
+        tracing::warn!(error = with_causes(&error), "how far the rows of blocks have come is not noted");
+    }
 }
 
 /// Tells gRPC's health service what readiness says, every few seconds.

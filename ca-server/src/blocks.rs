@@ -1,12 +1,13 @@
 //! Blocks: who gets no certificate and no renewal any more, from the next request on.
 //!
-//! A block is an act in the issuance log, a row of the store and an entry of the snapshot that requests ask, in
-//! this order; its id is the index of that act. Whoever was told that a block holds will find it again after
-//! any crash. The rows can be lost: then they are made again from the acts. [`target`] says whom a block is
-//! for, [`forecast`] what certificates it leaves.
+//! A block is an act in the issuance log, an entry of the snapshot that requests ask and a row of the store, in
+//! this order; its id is the index of that act. The act is what counts: from then on the block holds, or has
+//! ended, after any crash and in any backup. A mark beside the rows says up to where acts are in them; those
+//! behind it are followed at the start, and after a failure of the store. [`target`] says whom a block is for,
+//! [`forecast`] what certificates it leaves.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -31,7 +32,8 @@ mod target;
 const MAX_BLOCKS: usize = 100_000;
 /// Longest reason, in bytes.
 const LONGEST_REASON: usize = 1000;
-/// Row of [`Table::Meta`]: says that the rows are those of the log.
+/// Row of [`Table::Meta`]: up to which record, big-endian, acts are in the rows. It goes before the rows in a
+/// backup, and may be older than they are: acts can be followed twice.
 const MARKER: &[u8] = b"blocks";
 
 const ADDED: &str = "block";
@@ -126,12 +128,21 @@ pub struct Blocks {
     longest: Duration,
     targets: ArcSwap<Targets>,
     /// Held by whoever changes them, on a thread that may wait.
-    changing: Mutex<()>,
+    rows: Mutex<Rows>,
+}
+
+/// How far the rows have come.
+#[derive(Debug)]
+struct Rows {
+    /// All acts before this record are in them; nothing where they are not to be relied on.
+    through: Option<u64>,
+    /// There may be acts behind it.
+    behind: bool,
 }
 
 impl Blocks {
-    /// The blocks of a store and its log, where no certificate lives longer than `longest`. Reads the disk; all
-    /// of the log where the store does not know its blocks.
+    /// The blocks of a store and its log, where no certificate lives longer than `longest`. Reads the log behind
+    /// the store's mark; all of it where there is none.
     ///
     /// # Errors
     /// Rows or acts cannot be read.
@@ -140,15 +151,14 @@ impl Blocks {
         log: Arc<IssuanceLog>,
         longest: Duration,
     ) -> Result<Blocks, BlockError> {
-        let blocks = Blocks { store, log, longest, targets: ArcSwap::default(), changing: Mutex::default() };
-        if blocks.store.read(Table::Meta, MARKER)?.is_none() {
-            blocks.make_again()?;
-        }
-        let mut targets = Targets::default();
-        for block in blocks.list()? {
-            targets.insert(&block.target, block.id);
-        }
-        blocks.targets.store(Arc::new(targets));
+        let mark = store.read(Table::Meta, MARKER)?;
+        // Before it was a number it only said that there are rows.
+        let through = mark.and_then(|mark| Some(u64::from_be_bytes(mark.try_into().ok()?)));
+        // A store that is ahead of the log is of another one.
+        let through = through.filter(|through| *through <= log.reader().size());
+        let rows = Mutex::new(Rows { through, behind: true });
+        let blocks = Blocks { store, log, longest, targets: ArcSwap::default(), rows };
+        blocks.follow(&mut blocks.rows())?;
         Ok(blocks)
     }
 
@@ -168,11 +178,28 @@ impl Blocks {
         self.targets.load().len()
     }
 
-    /// All of them, oldest first. Reads the disk.
+    /// All of them, oldest first. Reads the disk, and waits for a change that is being made.
     ///
     /// # Errors
-    /// The rows cannot be read.
+    /// The rows cannot be read, or do not follow the log.
     pub fn list(&self) -> Result<Vec<Block>, BlockError> {
+        self.follow(&mut self.rows())?;
+        self.scan()
+    }
+
+    /// Notes how far the rows have come, so that the next start reads no more of the log than is behind that.
+    ///
+    /// # Errors
+    /// The rows cannot be written.
+    pub fn mark(&self) -> Result<(), BlockError> {
+        let mut rows = self.rows();
+        self.follow(&mut rows)?;
+        // Every act about a block is recorded by whoever holds the rows.
+        let size = self.log.reader().size();
+        if rows.through == Some(size) { Ok(()) } else { self.keep(&mut rows, Batch::default(), size) }
+    }
+
+    fn scan(&self) -> Result<Vec<Block>, BlockError> {
         let rows = self.store.scan_prefix(Table::Blocks, b"", None, MAX_BLOCKS)?;
         rows.into_iter().map(|(_, row)| Ok(serde_json::from_slice(&row)?)).collect()
     }
@@ -180,7 +207,7 @@ impl Blocks {
     /// Blocks; when this returns, it holds and is durable. It goes on to its end also if nobody waits for it.
     ///
     /// # Errors
-    /// There is no such block; or, if the store failed, one that may be gone after a crash.
+    /// There is no such block, unless the log failed while it was recorded: then the next start knows.
     pub async fn add(self: &Arc<Self>, target: Target, order: Order) -> Result<Added, BlockError> {
         check_reason(&order.reason)?;
         let (blocks, runtime) = (self.clone(), Handle::current());
@@ -204,7 +231,7 @@ impl Blocks {
     /// Ends a block; when this returns, it does not hold any more. Answers what it was.
     ///
     /// # Errors
-    /// It stands as it was; or, if the store failed, has ended and may be back after a crash.
+    /// It stands as it was, unless the log failed while this was recorded: then the next start knows.
     pub async fn end(self: &Arc<Self>, id: u64, order: Order) -> Result<Block, BlockError> {
         check_reason(&order.reason)?;
         let (blocks, runtime) = (self.clone(), Handle::current());
@@ -224,12 +251,12 @@ impl Blocks {
     }
 
     fn add_one(&self, target: Target, order: Order, runtime: &Handle) -> Result<Added, BlockError> {
-        let _one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rows = self.rows();
+        let followed = self.follow(&mut rows);
         let targets = self.targets.load_full();
         if let Some(id) = targets.find(&target) {
+            followed?;
             let block = self.row(id)?.ok_or(BlockError::NotFound(id))?;
-            // Whoever made it may have been told that this failed.
-            self.store.flush()?;
             return Ok(Added { block, already: true });
         }
         if targets.len() >= MAX_BLOCKS {
@@ -237,34 +264,57 @@ impl Blocks {
         }
         let Order { actor, reason, now } = order;
         let act = act(ADDED, &actor, target.to_string(), &reason);
+        rows.behind = true;
         let id = runtime.block_on(self.log.append(Entry::act(now, act)))?;
+        let mut targets = Targets::clone(&targets);
+        targets.insert(&target, id);
+        self.targets.store(Arc::new(targets));
         let block = Block { id, target, since: rfc3339(now), by: actor, reason, left: None };
+        tracing::warn!(block = id, target = %block.target, by = block.by, reason = block.reason, "blocked");
         let mut batch = Batch::default();
         put(&mut batch, &block)?;
-        self.store.apply(batch)?;
-        let mut targets = Targets::clone(&targets);
-        targets.insert(&block.target, id);
-        self.targets.store(Arc::new(targets));
-        self.store.flush()?;
-        tracing::warn!(block = id, target = %block.target, by = block.by, reason = block.reason, "blocked");
+        self.keep_after(followed, &mut rows, batch, id);
         Ok(Added { block, already: false })
     }
 
     fn end_one(&self, id: u64, order: Order, runtime: &Handle) -> Result<Block, BlockError> {
-        let _one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rows = self.rows();
+        self.follow(&mut rows)?;
         let block = self.row(id)?.ok_or(BlockError::NotFound(id))?;
         let Order { actor, reason, now } = order;
         let act = act(ENDED, &actor, format!("{id} {}", block.target), &reason);
-        runtime.block_on(self.log.append(Entry::act(now, act)))?;
-        let mut batch = Batch::default();
-        batch.remove(Table::Blocks, id.to_be_bytes());
-        self.store.apply(batch)?;
+        rows.behind = true;
+        let recorded = runtime.block_on(self.log.append(Entry::act(now, act)))?;
         let mut targets = Targets::clone(&self.targets.load());
         targets.remove(&block.target);
         self.targets.store(Arc::new(targets));
-        self.store.flush()?;
         tracing::warn!(block = id, target = %block.target, by = actor, reason, "block ended");
+        let mut batch = Batch::default();
+        batch.remove(Table::Blocks, id.to_be_bytes());
+        self.keep_after(Ok(()), &mut rows, batch, recorded);
         Ok(block)
+    }
+
+    /// Keeps what record `index` did. It holds already, and whatever fails here is done by whoever follows.
+    fn keep_after(&self, followed: Result<(), BlockError>, rows: &mut Rows, batch: Batch, index: u64) {
+        if let Err(error) = followed.and_then(|()| self.keep(rows, batch, index + 1)) {
+            let error = with_causes(&error);
+            tracing::error!(index, error, "the rows of blocks are behind the log, and are tried again");
+        }
+    }
+
+    fn keep(&self, rows: &mut Rows, mut batch: Batch, through: u64) -> Result<(), BlockError> {
+        rows.behind = true;
+        batch.put(Table::Meta, MARKER, through.to_be_bytes());
+        self.store.apply(batch)?;
+        // A later mark must not survive a crash that this one does not.
+        self.store.flush()?;
+        *rows = Rows { through: Some(through), behind: false };
+        Ok(())
+    }
+
+    fn rows(&self) -> MutexGuard<'_, Rows> {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What these leave, in the rows of those that still stand, and in the answer.
@@ -274,7 +324,7 @@ impl Blocks {
             targets.insert(&block.target, block.id);
         }
         let mut left = forecast::count(self.log.reader(), &targets, self.longest, now)?;
-        let _one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _rows = self.rows();
         let mut batch = Batch::default();
         for block in &mut blocks {
             block.left = Some(left.remove(&block.id).unwrap_or_default());
@@ -291,11 +341,42 @@ impl Blocks {
         Ok(row.map(|row| serde_json::from_slice(&row)).transpose()?)
     }
 
-    /// The rows, from the acts.
-    fn make_again(&self) -> Result<(), BlockError> {
+    /// Brings the rows, and what requests ask, to where the acts in the log are.
+    fn follow(&self, rows: &mut Rows) -> Result<(), BlockError> {
+        if !rows.behind {
+            return Ok(());
+        }
+        let size = self.log.reader().size();
+        let kept: HashMap<u64, Block> = self.scan()?.into_iter().map(|block| (block.id, block)).collect();
         let mut standing: HashMap<Target, Block> = HashMap::new();
+        if rows.through.is_some() {
+            standing.extend(kept.values().map(|block| (block.target.clone(), block.clone())));
+        }
+        self.replay(rows.through.unwrap_or(0), &mut standing)?;
+
+        let mut batch = Batch::default();
+        let mut targets = Targets::default();
+        let mut ids = HashSet::new();
+        for block in standing.values() {
+            targets.insert(&block.target, block.id);
+            ids.insert(block.id);
+            // What it leaves is known to the row alone.
+            if kept.get(&block.id).is_none_or(|row| row.target != block.target) {
+                put(&mut batch, block)?;
+            }
+        }
+        for id in kept.keys().filter(|id| !ids.contains(id)) {
+            batch.remove(Table::Blocks, id.to_be_bytes());
+        }
+        // Also if the rows cannot be written.
+        self.targets.store(Arc::new(targets));
+        self.keep(rows, batch, size)
+    }
+
+    /// What acts from record `from` on make of the blocks that stand.
+    fn replay(&self, from: u64, standing: &mut HashMap<Target, Block>) -> Result<(), BlockError> {
         let mut not_ours = None;
-        self.log.reader().each(0, |record| {
+        self.log.reader().each(from, |record| {
             let (id, time) = (record.index, record.entry.time);
             let EntryBody::Act(act) = record.entry.body else { return };
             let subject = match act.kind.as_str() {
@@ -311,22 +392,13 @@ impl Blocks {
             if act.kind == ENDED {
                 standing.remove(&target);
             } else {
-                // In place of one that was recorded and, by a crash, not kept: it was ordered again.
+                // In place of one that an earlier program recorded and, by a crash, did not keep.
                 let (since, by, reason) = (rfc3339(time), act.actor, act.reason);
                 let block = Block { id, target: target.clone(), since, by, reason, left: None };
                 standing.insert(target, block);
             }
         })?;
-        if let Some(id) = not_ours {
-            return Err(BlockError::Act(id));
-        }
-        let mut batch = Batch::default();
-        for block in standing.values() {
-            put(&mut batch, block)?;
-        }
-        batch.put(Table::Meta, MARKER, *b"1");
-        self.store.apply(batch)?;
-        Ok(self.store.flush()?)
+        not_ours.map_or(Ok(()), |id| Err(BlockError::Act(id)))
     }
 }
 

@@ -34,7 +34,7 @@ pub enum Table {
 }
 
 impl Table {
-    /// Those that nothing can make again, each with its name in a backup.
+    /// Those that nothing can make again, each with its name in a backup. Marks go before what they mark.
     pub(crate) const KEPT: [(Table, &str); 4] = [
         (Table::Meta, "meta"),
         (Table::Authorities, "authorities"),

@@ -24,7 +24,8 @@ pub(crate) fn send_running(
     to: &mut impl Destination,
 ) -> Result<u64, BackupError> {
     // State before the log and the files: what a row speaks of is recorded and written before the row is, or
-    // is done again by a server that does not find the row. A copy of CA files comes before its row and goes
+    // is done again by a server that does not find the row. Blocks carry a mark of how far they have come, and
+    // acts of the log behind it are followed. A copy of CA files comes before its row and goes
     // after it, so rows and copies fit if the copies are the same before and after.
     let copies = copies(data)?;
     state::send(store, to)?;

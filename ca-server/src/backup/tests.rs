@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use signet_certs::bundle::{Bundles, TrustBundle};
@@ -17,11 +17,12 @@ use tokio::runtime::Handle;
 use super::stream::{Decoder, Frame, StreamDestination};
 use super::*;
 use crate::authority::tests::root;
+use crate::blocks::{Blocks, Order, Target};
 use crate::data_folder::DataFolder;
 use crate::issuance_log::record::tests::certificate;
 use crate::issuance_log::{EntryBody, Filter, IssuanceLog, LogReader, LogVerifier, Options, verify};
 use crate::sealing::{SealError, Sealer, is_sealed};
-use crate::store::{Batch, SledStore, Store, Table};
+use crate::store::{Batch, Row, SledStore, Store, StoreError, Table};
 use crate::trust::publisher::Publisher;
 
 mod formats;
@@ -238,6 +239,75 @@ async fn ca_files_that_change_during_a_backup_are_an_error() {
     let sent = tokio::task::spawn_blocking(work).await.unwrap();
     assert!(matches!(sent, Err(BackupError::Changed)), "{sent:?}");
     server.backup("again").await;
+}
+
+/// A store where somebody is blocked, and another block ended, when the rows of blocks were just read.
+struct Late {
+    store: Arc<SledStore>,
+    meddle: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl Store for Late {
+    fn read(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.store.read(table, key)
+    }
+
+    fn scan_prefix(
+        &self,
+        table: Table,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<Row>, StoreError> {
+        let rows = self.store.scan_prefix(table, prefix, after, limit)?;
+        if table == Table::Blocks && rows.is_empty() {
+            self.meddle.lock().unwrap().take().unwrap()();
+        }
+        Ok(rows)
+    }
+
+    fn apply(&self, batch: Batch) -> Result<(), StoreError> {
+        self.store.apply(batch)
+    }
+
+    fn flush(&self) -> Result<(), StoreError> {
+        self.store.flush()
+    }
+}
+
+#[tokio::test]
+async fn who_is_blocked_during_a_backup_is_blocked_in_it() {
+    const LONGEST: Duration = Duration::from_secs(3600);
+    let server = Server::start(Sealer::plain());
+    let blocks = Arc::new(Blocks::open(server.store.clone(), server.log().clone(), LONGEST).unwrap());
+    let target = |pod: &str| Target::parse("pod", pod).unwrap();
+    let order = || Order { actor: "uid:0".to_owned(), reason: "theft".to_owned(), now: from_unix(NOW) };
+    server.issue(0..3).await;
+    let before = blocks.add(target("before"), order()).await.unwrap().block.id;
+
+    let runtime = Handle::current();
+    let meddle = move || {
+        runtime.block_on(blocks.add(target("during"), order())).unwrap();
+        runtime.block_on(blocks.end(before, order())).unwrap();
+    };
+    let late = Late { store: server.store.clone(), meddle: Mutex::new(Some(Box::new(meddle))) };
+    let (log, data, path) = (server.log().clone(), server.path("data"), server.path("backup"));
+    let runtime = Handle::current();
+    let work = move || {
+        let mut folder = BackupFolder::create(&path).unwrap();
+        let records = send_running(&data, &log, &late, &runtime, &mut folder).unwrap();
+        folder.finish(records, from_unix(NOW)).unwrap();
+    };
+    tokio::task::spawn_blocking(work).await.unwrap();
+    let data = server.path("restored");
+    restore(&server.path("backup"), &data).await;
+
+    let folder = DataFolder::open(&data).unwrap();
+    let store = Arc::new(SledStore::open(&folder.state_dir()).unwrap());
+    let log = Arc::new(IssuanceLog::open(&folder, store.clone(), &Options::default()).unwrap());
+    let blocks = Blocks::open(store, log, LONGEST).unwrap();
+    let blocked: Vec<Target> = blocks.list().unwrap().into_iter().map(|block| block.target).collect();
+    assert_eq!(blocked, [target("during")]);
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use crate::issuance_log::record::tests::certificate;
 use crate::issuance_log::{CertificateEntry, Options, RenewalEntry};
 use crate::policy::tests::caller;
 use crate::store::MemoryStore;
+use crate::store::forgetful::ForgetfulStore;
 
 const LONGEST: Duration = Duration::from_secs(90 * 86_400);
 const IDENTITY: &str = "spiffe://example.org/ns/shop/sa/account-1";
@@ -140,6 +141,107 @@ async fn rows_that_are_lost_are_made_again_from_the_log() {
     home.store = Arc::new(MemoryStore::default());
     let ids: Vec<u64> = home.open().blocks.list().unwrap().iter().map(|block| block.id).collect();
     assert_eq!(ids, [before[0].id, before[1].id, later.id]);
+}
+
+/// A home whose store fails on demand.
+fn fragile() -> (Home, Arc<ForgetfulStore>) {
+    let store = Arc::<ForgetfulStore>::default();
+    (Home { store: store.clone(), ..Home::new() }, store)
+}
+
+#[tokio::test]
+async fn a_block_whose_row_is_lost_by_a_failed_store_holds_from_its_act_on() {
+    // The row, or its flush; and a store that is well again at once, or not before the next start.
+    for (skipped, failures, crash) in [(0, 1, true), (1, 1, true), (0, u64::MAX, true), (0, 1, false)] {
+        let (home, store) = fragile();
+        let open = home.open();
+        open.add("pod", "before").await;
+        open.record(1, |_| {}).await;
+        let caller = caller();
+        let identity = target("identity", caller.identity.as_str());
+        store.fail(store.operations() + skipped, failures);
+        assert!(!open.blocks.add(identity, order("theft")).await.unwrap().already);
+        assert!(open.blocks.check(&caller).is_err(), "it holds in this process");
+        if crash {
+            drop(open);
+            store.kill(0);
+            let open = home.open();
+            assert!(open.blocks.check(&caller).is_err(), "after a restart");
+            assert_eq!(open.blocks.list().unwrap().len(), 2);
+        } else {
+            assert_eq!(open.blocks.list().unwrap().len(), 2, "whoever looks finds the row");
+            assert_eq!(open.add("pod", "later").await.block.id, 3);
+            assert_eq!(open.blocks.count(), 3);
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_act_without_its_row_is_followed_at_the_next_start() {
+    let home = Home::new();
+    let open = home.open();
+    let stays = open.add("pod", "stays").await.block;
+    let ends = open.add("pod", "ends").await.block;
+    // As a crash leaves them between the act and the row.
+    let added = act(ADDED, "uid:7", "pod comes".to_owned(), "theft");
+    let ended = act(ENDED, "uid:7", format!("{} pod ends", ends.id), "over");
+    for act in [added, ended] {
+        open.log.append(Entry::act(now(), act)).await.unwrap();
+    }
+    drop(open);
+    for _ in 0..2 {
+        let open = home.open();
+        let list = open.blocks.list().unwrap();
+        assert_eq!(list[0], stays, "with what it leaves");
+        let ids: Vec<u64> = list.iter().map(|block| block.id).collect();
+        assert_eq!((ids, open.blocks.count()), (vec![stays.id, 2], 2));
+    }
+}
+
+#[tokio::test]
+async fn a_block_that_ended_while_the_store_failed_has_ended_for_good() {
+    let (home, store) = fragile();
+    let open = home.open();
+    let caller = caller();
+    let id = open.add("identity", caller.identity.as_str()).await.block.id;
+    store.fail(store.operations(), u64::MAX);
+    open.blocks.end(id, order("over")).await.unwrap();
+    assert_eq!(open.blocks.check(&caller), Ok(()));
+    assert!(matches!(open.blocks.list(), Err(BlockError::Store(_))), "rows behind the log are not shown");
+    drop(open);
+    store.kill(0);
+    let open = home.open();
+    assert_eq!((open.blocks.check(&caller), open.blocks.list().unwrap()), (Ok(()), vec![]));
+}
+
+#[tokio::test]
+async fn the_log_behind_the_mark_is_read_and_no_more() {
+    let home = Home::new();
+    let open = home.open();
+    let mark = || home.store.read(Table::Meta, MARKER).unwrap().unwrap();
+    open.add("pod", "a").await;
+    assert_eq!(mark(), 1_u64.to_be_bytes());
+    open.record(1, |_| {}).await;
+    open.blocks.mark().unwrap();
+    assert_eq!(mark(), 2_u64.to_be_bytes());
+    drop(open);
+    // Rows that somebody took away, with marks that are none of this log: all of it is read.
+    for old in [b"1".to_vec(), 3_u64.to_be_bytes().to_vec()] {
+        let mut batch = Batch::default();
+        batch.remove(Table::Blocks, 0_u64.to_be_bytes());
+        batch.put(
+            Table::Blocks,
+            9_u64.to_be_bytes(),
+            *br#"{"id":9,"kind":"pod","value":"b","since":"","by":"","reason":""}"#,
+        );
+        batch.put(Table::Meta, MARKER, old);
+        home.store.apply(batch).unwrap();
+        let open = home.open();
+        let targets: Vec<Target> =
+            open.blocks.list().unwrap().into_iter().map(|block| block.target).collect();
+        assert_eq!(targets, [target("pod", "a")]);
+        assert_eq!(mark(), 2_u64.to_be_bytes());
+    }
 }
 
 #[tokio::test]
