@@ -25,14 +25,14 @@ use tokio::task::JoinHandle;
 use tonic::Code;
 use tonic_types::StatusExt;
 
-const HOUR: i64 = 3600;
+pub(crate) const HOUR: i64 = 3600;
 
 /// The machine's clocks, with a wall clock that is off by so many seconds.
 #[derive(Debug, Default)]
-struct Shifted(AtomicI64);
+pub(crate) struct Shifted(AtomicI64);
 
 impl Shifted {
-    fn by(&self, seconds: i64) {
+    pub(crate) fn by(&self, seconds: i64) {
         self.0.store(seconds, Ordering::SeqCst);
     }
 }
@@ -44,14 +44,14 @@ impl Clocks for Shifted {
     }
 }
 
-fn shifted(time: SystemTime, seconds: i64) -> SystemTime {
+pub(crate) fn shifted(time: SystemTime, seconds: i64) -> SystemTime {
     let by = Duration::from_secs(seconds.unsigned_abs());
     if seconds < 0 { time - by } else { time + by }
 }
 
 /// A server in this process.
-struct Server {
-    listen: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) listen: SocketAddr,
     monitoring: SocketAddr,
     admin: PathBuf,
     end: oneshot::Sender<()>,
@@ -59,7 +59,7 @@ struct Server {
 }
 
 impl Server {
-    async fn start(site: &Site, clocks: &Arc<Shifted>, changes: &[&str]) -> Self {
+    pub(crate) async fn start(site: &Site, clocks: &Arc<Shifted>, changes: &[&str]) -> Self {
         let path = |name: &str| site.path(name).display().to_string();
         let flags = [
             format!("--cacerts={}", path("cacerts")),
@@ -93,7 +93,7 @@ impl Server {
         Self { listen: address("listen"), monitoring: address("monitoring"), admin, end, ended }
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.end.send(()).unwrap();
         self.ended.await.unwrap().unwrap();
     }
@@ -108,7 +108,7 @@ impl Server {
         records(self.operator(&["log", "list", "-o", "json"]))
     }
 
-    fn metric(&self, name: &str) -> f64 {
+    pub(crate) fn metric(&self, name: &str) -> f64 {
         tokio::task::block_in_place(|| metric(self.monitoring, name)).unwrap()
     }
 
@@ -122,7 +122,7 @@ impl Server {
 }
 
 /// A good request of a workload whose token was made at that time.
-fn ask_at(site: &Site, time: SystemTime) -> Ask {
+pub(crate) fn ask_at(site: &Site, time: SystemTime) -> Ask {
     let subject = Subject::new("default", "sleep");
     let draft = token_issuer().draft(ISSUER, "istio-ca", &subject, time);
     site.ask_for(&token_issuer().sign(&draft).unwrap())
