@@ -32,6 +32,7 @@ pub(crate) mod fuzzing;
 mod jwks;
 mod keys;
 mod token;
+mod verified;
 
 /// What a request brings to prove who sends it. Debug prints no token.
 #[derive(Debug, Default)]

@@ -223,9 +223,15 @@ mod tests {
     /// A message may be four MiB long. One after the other, this many took minutes.
     #[test]
     fn very_many_trust_domains_are_read_and_kept_at_once() {
-        let mut many = statement(&[&Authority::root("A")], 1, 1);
+        let root = Authority::root("A");
+        let mut many = statement(&[&root], 1, 1);
         let bundle = |at| proto::TrustBundle { trust_domain: format!("td-{at}"), roots: Vec::new() };
         many.bundles.extend((0..100_000).map(bundle));
+        let named =
+            |at| TrustDomain::parse(&format!("td-{at}")).map(|domain| (domain, TrustBundle::new(Vec::new())));
+        let own = (trust_domain(), TrustBundle::new(vec![root.certificate.clone()]));
+        let all = Bundles::from_iter((0..100_000).map(|at| named(at).unwrap()).chain([own]));
+        many.digest = all.digest().to_vec();
         let message = proto::WatchResponse { trust: Some(many) };
         let held = Trust::read(message, &trust_domain(), "x").unwrap();
         assert_eq!(held.bundles.iter().count(), 100_001);

@@ -56,6 +56,8 @@ mod requests;
 mod secrecy;
 #[path = "end_to_end/soak.rs"]
 mod soak;
+#[path = "end_to_end/threat_model.rs"]
+mod threat_model;
 #[path = "end_to_end/tls.rs"]
 mod tls;
 #[path = "end_to_end/trust_watch.rs"]

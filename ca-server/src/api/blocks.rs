@@ -2,7 +2,6 @@
 //! what this CA knows, so that a slip of the pen is an answer and not a block of nobody.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use axum::Json;
 use axum::extract::connect_info::ConnectInfo;
@@ -57,7 +56,7 @@ pub(super) async fn add(
         Ok(target) => target,
         Err(response) => return response,
     };
-    match running.issuance.blocks.add(target, order(peer, wanted.reason)).await {
+    match running.issuance.blocks.add(target, order(&running, peer, wanted.reason)).await {
         Ok(added) => Json(added).into_response(),
         Err(error) => refused(&error),
     }
@@ -75,14 +74,14 @@ pub(super) async fn end(
             format!("{id:?} is not the id of a block, which is a number"),
         );
     };
-    match running.issuance.blocks.end(id, order(peer, ending.reason)).await {
+    match running.issuance.blocks.end(id, order(&running, peer, ending.reason)).await {
         Ok(block) => Json(block).into_response(),
         Err(error) => refused(&error),
     }
 }
 
-fn order(peer: Peer, reason: String) -> Order {
-    Order { actor: format!("uid:{}", peer.uid), reason, now: SystemTime::now() }
+fn order(running: &Running, peer: Peer, reason: String) -> Order {
+    Order { actor: format!("uid:{}", peer.uid), reason, now: running.issuance.clock.reckoned() }
 }
 
 fn refused(error: &BlockError) -> Response {

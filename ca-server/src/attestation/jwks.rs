@@ -16,6 +16,7 @@ use signet_certs::key::RsaPublicKey;
 
 use super::error::{AttestationError, shown};
 use super::token::{Algorithm, Jws, Object};
+use super::verified::{self, Verified};
 
 /// Most keys in a set; issuers that rotate have two or three.
 const MAX_KEYS: usize = 64;
@@ -24,6 +25,7 @@ const MAX_KEYS: usize = 64;
 #[derive(Debug)]
 pub(super) struct KeySet {
     keys: Vec<Key>,
+    verified: Verified,
 }
 
 /// A public key with what it may be used for.
@@ -125,7 +127,7 @@ impl KeySet {
         if keys.is_empty() {
             return Err(JwksError::Empty(skipped.iter().map(Skipped::to_string).collect()));
         }
-        Ok((KeySet { keys }, skipped))
+        Ok((KeySet { keys, verified: Verified::default() }, skipped))
     }
 
     /// How many keys there are.
@@ -152,6 +154,10 @@ impl KeySet {
         let key = self
             .find(jws.key_id())
             .ok_or_else(|| AttestationError::KeyUnknown { issuer: issuer.to_owned(), key_id: key_id() })?;
+        let digest = verified::digest(jws);
+        if self.verified.has(&digest) {
+            return Ok(VerifiedPayload(&jws.payload));
+        }
         match key.verify(jws.algorithm, jws.signing_input.as_bytes(), &jws.signature) {
             None => Err(AttestationError::Algorithm {
                 expected: format!(
@@ -163,7 +169,10 @@ impl KeySet {
             Some(Err(Unspecified)) => {
                 Err(AttestationError::Signature { issuer: issuer.to_owned(), key_id: key_id() })
             }
-            Some(Ok(())) => Ok(VerifiedPayload(&jws.payload)),
+            Some(Ok(())) => {
+                self.verified.keep(digest);
+                Ok(VerifiedPayload(&jws.payload))
+            }
         }
     }
 }

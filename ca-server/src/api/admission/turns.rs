@@ -15,9 +15,9 @@ use super::Overload;
 use super::order::{Asker, Entered, Need, Order, Place};
 
 /// Work that the pool has before it, for each of its threads.
-const AHEAD: Duration = Duration::from_millis(2);
-/// Jobs that a thread has before it, at the least: one in work, one to find when that is done.
-const FEWEST: usize = 2;
+const AHEAD: Duration = Duration::from_millis(10);
+/// Jobs that a thread has before it, at the least: one in work, and some to find while the runtime is busy.
+const FEWEST: usize = 4;
 /// And at the most: a thread that falls asleep and is woken for each job costs a third more.
 pub const MOST: usize = 16;
 /// Work that may wait.
@@ -258,7 +258,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_turn_comes_before_the_deadline_or_is_refused() {
         let (turns, mut taken) = busy(JOB, 100).await;
-        assert_eq!(taken.len(), 2, "two milliseconds of work");
+        assert_eq!(taken.len(), 10, "ten milliseconds of work");
         assert_eq!(take(&turns, "late", SECOND).await.unwrap_err(), Overload::Deadline);
         assert_eq!(turns.waiting(), 0);
         let mut waits = std::pin::pin!(take(&turns, "waits", SECOND));
@@ -318,11 +318,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_slow_key_has_few_jobs_before_it_and_a_short_queue() {
         let turns = Turns::new(2, 2048);
-        assert_eq!((turns.shared.at_once(), turns.shared.room()), (20, 2048));
+        assert_eq!((turns.shared.at_once(), turns.shared.room()), (32, 2048));
         for _ in 0..200 {
             turns.shared.measured(Duration::from_micros(1600));
         }
-        assert_eq!((turns.shared.at_once(), turns.shared.room()), (4, 1250));
+        assert_eq!((turns.shared.at_once(), turns.shared.room()), (12, 1250));
         for _ in 0..200 {
             turns.shared.measured(Duration::from_micros(60));
         }
