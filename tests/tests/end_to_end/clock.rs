@@ -44,7 +44,7 @@ impl Clocks for Shifted {
     }
 }
 
-pub(crate) fn shifted(time: SystemTime, seconds: i64) -> SystemTime {
+fn shifted(time: SystemTime, seconds: i64) -> SystemTime {
     let by = Duration::from_secs(seconds.unsigned_abs());
     if seconds < 0 { time - by } else { time + by }
 }
@@ -53,7 +53,7 @@ pub(crate) fn shifted(time: SystemTime, seconds: i64) -> SystemTime {
 pub(crate) struct Server {
     pub(crate) listen: SocketAddr,
     monitoring: SocketAddr,
-    admin: PathBuf,
+    pub(crate) admin: PathBuf,
     end: oneshot::Sender<()>,
     ended: JoinHandle<Result<(), app::AppError>>,
 }
@@ -122,7 +122,7 @@ impl Server {
 }
 
 /// A good request of a workload whose token was made at that time.
-pub(crate) fn ask_at(site: &Site, time: SystemTime) -> Ask {
+fn ask_at(site: &Site, time: SystemTime) -> Ask {
     let subject = Subject::new("default", "sleep");
     let draft = token_issuer().draft(ISSUER, "istio-ca", &subject, time);
     site.ask_for(&token_issuer().sign(&draft).unwrap())
