@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use signet_certs::cacerts::CA_CRL;
 use signet_proto::istio::v1::auth::istio_certificate_service_server::IstioCertificateServiceServer;
 use signet_proto::signet::trust::v1::trust_distribution_server::TrustDistributionServer;
 use signet_service::clock_watch::{ClockWatch, Clocks, MARGIN, MachineClocks};
@@ -236,15 +237,25 @@ pub async fn run_until(
     reload::tell_notes(&start.cacerts);
     loader::tell_of_readable_key(&config.cacerts);
     let bundles = trust::same_for_all(&domains, &start.cacerts.roots);
-    let publisher = Arc::new(Publisher::open(store.as_ref(), bundles, started)?);
+    let publisher = Arc::new(Publisher::open(store.as_ref(), bundles, start.cacerts.crls(), started)?);
     let issuing = Issuing {
         mode: config.issuing_intermediate,
         organization: config.trust_domain.to_string(),
         lifetime: config.lifetimes.default,
+        store: store.clone(),
     };
-    let issuing_ca = match issuing.make(&start.cacerts, &log, &publisher.current(), started).await {
-        Err(_) if !start.signs => None,
-        made => made?,
+    if active.is_some() {
+        issuing.assume(&start.cacerts, started)?;
+    }
+    // Plugged-in CRLs would have to wait for the end of whatever it signs.
+    let crls_come = start.cacerts.crl.is_none() && plugged.contains(CA_CRL);
+    let issuing_ca = if crls_come {
+        None
+    } else {
+        match issuing.make(&start.cacerts, &log, &publisher.current(), started).await {
+            Err(_) if !start.signs => None,
+            made => made?,
+        }
     };
     let issuer = Arc::new(Issuer::new(start.cacerts, issuing_ca, publisher.current()));
     reload::activate(&kept, store.clone(), &log, issuer.clone(), start.source, started).await?;
@@ -273,6 +284,7 @@ pub async fn run_until(
         source: start.source,
         wish: watch::Sender::new(None),
         put_off: false,
+        crls_wait: false,
     };
     let seen = plugged.digest();
     authorities.consider(plugged).await;

@@ -4,9 +4,10 @@
 //! [`wish`] judges what it asks for, [`reload`] takes it. [`loader`] reads a folder, [`rehearsal`] tries it out,
 //! [`kept`] and [`state`] are the copy and the rows that outlive a restart. [`issuer`] is the snapshot that one
 //! request signs with, [`issuing`] the fast CA under a slow key, [`pool`] the threads that sign, [`serving`] the
-//! certificate of our own port, [`expiry`] says when all of them end, [`signers`] whose
+//! certificate of our own port, [`aftermath`] how long what an issuing intermediate signed may live, [`expiry`] says when all of them end, [`signers`] whose
 //! signatures are our own.
 
+pub mod aftermath;
 pub mod expiry;
 pub mod follow;
 pub mod issuer;
@@ -50,6 +51,23 @@ pub(crate) mod tests {
     pub(crate) fn root(name: &str) -> Ca {
         let key = PrivateKey::generate_p256().unwrap();
         Ca::root(ca_name("Signet", None, name), life(YEAR * 10), key).unwrap()
+    }
+
+    /// An empty CRL of `ca`, DER, of January 2027 and good until January 2028.
+    pub(crate) fn crl(ca: &Ca) -> Vec<u8> {
+        let der = |tag: u8, parts: &[&[u8]]| {
+            let content = parts.concat();
+            let [high, low] = u16::try_from(content.len()).unwrap().to_be_bytes();
+            match high {
+                0 if low < 0x80 => [vec![tag, low], content].concat(),
+                0 => [vec![tag, 0x81, low], content].concat(),
+                _ => [vec![tag, 0x82, high, low], content].concat(),
+            }
+        };
+        let (algorithm, name) = (ca.key.algorithm_identifier(), &ca.certificate.facts().subject);
+        let (this, next) = (der(0x17, &[b"270101000000Z"]), der(0x17, &[b"280101000000Z"]));
+        let tbs = der(0x30, &[algorithm, name, &this, &next]);
+        der(0x30, &[&tbs, algorithm, &der(0x03, &[&[0], &ca.key.sign(&tbs).unwrap()])])
     }
 
     /// A plugged-in CA whose intermediate lives this long.

@@ -156,6 +156,8 @@ reasons! {
     Rehearsal "REHEARSAL" at CA_FILES;
     /// A safe change could not be written down.
     NotKept "NOT_KEPT" at CA_FILES;
+    /// CRLs come before certificates under an issuing intermediate have ended.
+    CrlsWait "CRLS_WAIT" at CA_FILES;
     /// Neither root, nor the server's user, nor of its group.
     NotAnOperator "NOT_AN_OPERATOR" at OPERATOR;
     /// A backup has keys in it.

@@ -1,4 +1,4 @@
-//! Trust: which roots the mesh trusts, as one versioned object, and what consumers say they hold.
+//! Trust: which roots the mesh trusts and which CRLs come with them, as one versioned object, and what consumers say they hold.
 //!
 //! [`publisher`] owns the object; [`consumers`] keeps the acknowledgements as facts. Nothing acts on the
 //! facts yet: rotations will.
@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 
 use signet_certs::bundle::{Bundles, TrustBundle};
 use signet_certs::chain::Certificate;
+use signet_certs::crl::Crls;
 use signet_certs::spiffe_id::TrustDomain;
 
 /// What is trusted, at one moment.
@@ -23,6 +24,8 @@ pub struct Trust {
     pub digest: [u8; 32],
     /// Roots per trust domain.
     pub bundles: Bundles,
+    /// CRLs of CAs under these roots, as plugged in.
+    pub crls: Crls,
 }
 
 /// The same roots for every trust domain that we sign in: our own and those of the token issuers.

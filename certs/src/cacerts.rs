@@ -20,6 +20,7 @@ use std::time::{Duration, SystemTime};
 use crate::ca::Ca;
 use crate::chain::Certificate;
 use crate::clock::rfc3339;
+use crate::crl::Crls;
 use crate::key::KeyKind;
 use crate::validity::Validity;
 
@@ -95,6 +96,12 @@ impl Cacerts {
     /// is RSA, which is slow, there is room, and no CRL, of which peers want one for each CA of a chain.
     pub fn is_better_with_issuing_intermediate(&self) -> bool {
         matches!(self.ca.key.kind(), KeyKind::Rsa(_)) && self.crl.is_none() && self.has_room_below()
+    }
+
+    /// The CRLs in a form to pass on; none where there is no file of them.
+    pub fn crls(&self) -> Crls {
+        // Whatever was loaded was judged, and a CRL that does not read is a fault.
+        self.crl.as_deref().and_then(|text| Crls::from_pem(text).ok()).unwrap_or_default()
     }
 
     fn says_the_same(&self, other: &Self) -> bool {

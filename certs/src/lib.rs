@@ -4,7 +4,7 @@
 //! A library without network, disk or async; time is passed in. The path of one certificate reads
 //! forward through the modules: [`csr`] -> [`profile`] -> [`template`] -> [`check`] -> [`sign`] ->
 //! [`chain`]. [`ca`] is who signs, [`cacerts`] says what a folder of CA files means, [`change`]
-//! what putting another in its place needs, [`bundle`] what a mesh trusts. The
+//! what putting another in its place needs, [`bundle`] what a mesh trusts, [`crl`] what it no longer does. The
 //! program `certs` (the ceremony, for people) is in `main.rs` and `ceremony/`.
 
 pub mod bundle;
@@ -14,6 +14,7 @@ pub mod chain;
 pub mod change;
 pub mod check;
 pub mod clock;
+pub mod crl;
 pub mod csr;
 mod der;
 pub mod digest;

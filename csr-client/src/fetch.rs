@@ -40,7 +40,7 @@ pub async fn fetch(config: &Config) -> Result<Fetched, FetchError> {
     let Answer { svid, trust } = Requester::new(config, None).obtain(None).await?;
     let bundle = trust.bundles.get(config.spiffe_id.trust_domain()).cloned().unwrap_or_default();
     if let Some(folder) = &config.output_certs {
-        files::write(folder, &svid, &bundle, config.include_roots_in_chain)?;
+        files::write(folder, &svid, &bundle, &trust.crls, config.include_roots_in_chain)?;
     }
     let lifetime = svid.lifetime();
     Ok(Fetched {

@@ -11,6 +11,7 @@ use crate::request::Answer;
 use crate::trust::Trust;
 use signet_certs::bundle::TrustBundle;
 use signet_certs::chain::{self, Certificate, ChainError};
+use signet_certs::crl::Crls;
 use signet_certs::serial::Serial;
 use signet_certs::spiffe_id::TrustDomain;
 use signet_certs::validity::ValidityError;
@@ -186,6 +187,17 @@ impl Holder {
                 served.trust = Some(Arc::new(trust));
             }
             changes
+        });
+    }
+
+    /// The CA has no trust watch, so nobody renews the CRLs: ended ones would have every peer refused.
+    pub fn forget_crls(&self) {
+        self.served.send_if_modified(|served| {
+            let Some(trust) = served.trust.as_deref().filter(|trust| !trust.crls.is_empty()) else {
+                return false;
+            };
+            served.trust = Some(Arc::new(Trust { crls: Crls::default(), ..trust.clone() }));
+            true
         });
     }
 

@@ -96,6 +96,8 @@ reasons! {
     TrustNoRoots "no_roots" Trust;
     /// A digest of something else.
     TrustDigest "digest" Trust;
+    /// A CRL that does not read, is not of the root that it names, or a digest of others.
+    TrustCrls "crls" Trust;
     /// Its roots would lock the agent out.
     TrustRoots "roots" Trust;
     /// More than any trust object.

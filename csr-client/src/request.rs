@@ -22,6 +22,7 @@ use crate::identity::{Served, Svid};
 use crate::trust::{Trust, Version};
 use signet_certs::bundle::Bundles;
 use signet_certs::chain::ChainError;
+use signet_certs::crl::Crls;
 use signet_certs::key::{KeyError, PrivateKey};
 use signet_certs::{csr, spiffe_id::SpiffeId};
 use signet_proto::istio::v1::auth::istio_certificate_service_client::IstioCertificateServiceClient;
@@ -221,7 +222,8 @@ impl Requester {
             let judged = answer::judge(&chain, &key, &self.spiffe_id, now)?;
             let bundles = Bundles::of(self.spiffe_id.trust_domain().clone(), judged.roots);
             let svid = Svid::new(judged.leaf, judged.intermediates, key.to_pkcs8_pem(), now);
-            let answer = Answer { svid, trust: Trust { version, bundles, first_contact } };
+            let answer =
+                Answer { svid, trust: Trust { version, bundles, crls: Crls::default(), first_contact } };
             self.rehearse(trust, &answer.trust).await.map_err(RequestError::Roots)?;
             Ok(answer)
         };

@@ -12,6 +12,7 @@ use crate::trust::{Trust, Version};
 use serde::{Deserialize, Serialize};
 use signet_certs::bundle::{Bundles, TrustBundle};
 use signet_certs::chain::Certificate;
+use signet_certs::crl::Crls;
 use signet_certs::spiffe_id::TrustDomain;
 use signet_service::files;
 use signet_service::logging::with_causes;
@@ -66,6 +67,9 @@ struct Stored {
     version: Option<(u64, u64)>,
     /// PEM per trust domain.
     bundles: BTreeMap<String, String>,
+    /// PEM; left out where there are none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    crls: String,
 }
 
 impl Folder {
@@ -108,6 +112,7 @@ impl Folder {
             first_contact: trust.first_contact.clone(),
             version: trust.version.map(|version| (version.epoch, version.sequence)),
             bundles: trust.bundles.iter().map(|(name, bundle)| (name.to_string(), bundle.to_pem())).collect(),
+            crls: trust.crls.to_pem(),
         };
         let path = self.bundle();
         // Strings and numbers always have a JSON form.
@@ -237,7 +242,8 @@ fn read(bytes: &[u8]) -> Result<Trust, String> {
     };
     let bundles = stored.bundles.into_iter().map(bundle).collect::<Result<Bundles, _>>()?;
     let version = stored.version.map(|(epoch, sequence)| Version { epoch, sequence });
-    Ok(Trust { version, bundles, first_contact: stored.first_contact })
+    let crls = Crls::from_pem(stored.crls.as_bytes()).map_err(|error| error.to_string())?;
+    Ok(Trust { version, bundles, crls, first_contact: stored.first_contact })
 }
 
 #[cfg(test)]
@@ -245,7 +251,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::sink::sds::Process;
-    use crate::testing::{Authority, trust};
+    use crate::testing::{Authority, HOUR, trust};
     use std::os::unix::fs::MetadataExt;
 
     #[test]
@@ -258,7 +264,11 @@ mod tests {
         assert!(folder.subscribers().unwrap().is_empty());
         let id = folder.instance_id().unwrap();
         for version in [None, Some((1, 7))] {
-            let trust = trust(&[&Authority::root("A"), &Authority::root("B")], version);
+            let mut trust = trust(&[&Authority::root("A"), &Authority::root("B")], version);
+            folder.store(&trust).unwrap();
+            let text = std::fs::read_to_string(folder.bundle()).unwrap();
+            assert!(!text.contains("crls"), "an agent from before there were any reads it");
+            trust.crls = Crls::from_der([Authority::root("A").crl(HOUR)]).unwrap();
             folder.store(&trust).unwrap();
             assert_eq!(Folder::open(&path).unwrap().trust().unwrap(), Some(trust));
         }

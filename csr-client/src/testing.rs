@@ -13,6 +13,7 @@ pub(crate) use liar::Lie;
 use prost::Message;
 use signet_certs::bundle::{Bundles, TrustBundle};
 use signet_certs::chain::Certificate;
+use signet_certs::crl::Crls;
 use signet_certs::csr::VerifiedCsr;
 use signet_certs::key::PrivateKey;
 use signet_certs::profile::Profile;
@@ -103,6 +104,22 @@ impl Authority {
 }
 
 impl Authority {
+    /// An empty CRL, DER, of `lifetime` from now.
+    pub(crate) fn crl(&self, lifetime: Duration) -> Vec<u8> {
+        let time = |time: SystemTime| {
+            let time = time::OffsetDateTime::from(time);
+            let (month, day) = (u8::from(time.month()), time.day());
+            let (hour, minute, second) = (time.hour(), time.minute(), time.second());
+            let text = format!("{}{month:02}{day:02}{hour:02}{minute:02}{second:02}Z", time.year());
+            der(0x18, &[text.as_bytes()])
+        };
+        let (now, name) = (SystemTime::now(), &self.certificate.facts().subject);
+        let algorithm = self.key.algorithm_identifier();
+        let tbs = der(0x30, &[algorithm, name, &time(now), &time(now + lifetime)]);
+        let bits = der(0x03, &[&[0], self.key.sign(&tbs).unwrap().as_slice()]);
+        der(0x30, &[&tbs, algorithm, &bits])
+    }
+
     /// `certificate` with bytes of it replaced by others, as many, and signed again.
     pub(crate) fn sign_changed(&self, certificate: &Certificate, from: &[u8], to: &[u8]) -> Certificate {
         let der = certificate.der();
@@ -182,6 +199,7 @@ pub(crate) fn trust(roots: &[&Authority], version: Option<(u64, u64)>) -> Trust 
     Trust {
         version: version.map(|(epoch, sequence)| Version { epoch, sequence }),
         bundles: Bundles::of(trust_domain(), TrustBundle::new(roots)),
+        crls: Default::default(),
         first_contact: "test".into(),
     }
 }
@@ -192,7 +210,13 @@ pub(crate) fn statement(roots: &[&Authority], epoch: u64, sequence: u64) -> prot
     let bundle = trust.bundles.get(&trust_domain()).unwrap();
     let roots = bundle.roots().iter().map(|root| root.der().to_vec()).collect();
     let bundles = vec![proto::TrustBundle { trust_domain: "cluster.local".into(), roots }];
-    proto::Trust { epoch, sequence, digest: trust.bundles.digest().to_vec(), bundles }
+    proto::Trust { epoch, sequence, digest: trust.bundles.digest().to_vec(), bundles, ..Default::default() }
+}
+
+/// The statement with these CRLs in it.
+pub(crate) fn with_crls(statement: proto::Trust, crls: &[Vec<u8>]) -> proto::Trust {
+    let digest = Crls::from_der(crls.to_vec()).unwrap().digest();
+    proto::Trust { crls: crls.to_vec(), crls_digest: digest.map(Vec::from).unwrap_or_default(), ..statement }
 }
 
 fn sign(

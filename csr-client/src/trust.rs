@@ -10,6 +10,7 @@ pub(crate) mod watch;
 use crate::reason::Reason;
 use signet_certs::bundle::{Bundles, TrustBundle};
 use signet_certs::chain::{Certificate, CertificateError};
+use signet_certs::crl::{CrlError, Crls};
 use signet_certs::spiffe_id::{SpiffeIdError, TrustDomain};
 use signet_proto::signet::trust::v1 as proto;
 use tonic::metadata::MetadataMap;
@@ -25,6 +26,8 @@ pub struct Trust {
     pub version: Option<Version>,
     /// The roots.
     pub bundles: Bundles,
+    /// CRLs of CAs under the roots of our own trust domain; only the trust watch brings them.
+    pub crls: Crls,
     /// Names the configured roots with which the CA was first reached: `SYSTEM`, or a file's SHA-256 in hex.
     pub first_contact: String,
 }
@@ -64,6 +67,15 @@ pub enum TrustError {
     /// Its digest is of something else: it was put together wrongly, or cut.
     #[error("its digest is not that of its roots")]
     Digest,
+    /// A CRL cannot be read: Envoy would refuse the whole secret.
+    #[error("it holds a CRL that cannot be read")]
+    Crl(#[from] CrlError),
+    /// A CRL is not of the root that it names: Envoy would refuse every peer.
+    #[error("its CRL {0} names a root as its issuer that did not sign it")]
+    CrlForged(usize),
+    /// The digest of the CRLs is of something else.
+    #[error("its second digest is not that of its CRLs")]
+    CrlsDigest,
 }
 
 impl TrustError {
@@ -75,6 +87,7 @@ impl TrustError {
             Self::Root(_) => Reason::TrustUnreadable,
             Self::NoRoots(_) => Reason::TrustNoRoots,
             Self::Digest => Reason::TrustDigest,
+            Self::Crl(_) | Self::CrlForged(_) | Self::CrlsDigest => Reason::TrustCrls,
         }
     }
 }
@@ -82,8 +95,9 @@ impl TrustError {
 impl Trust {
     /// What is held after an answer: `None` if that does not change.
     ///
-    /// An answer speaks for one trust domain only; what is held for others stays. While the watch stands,
-    /// only a newer statement than the watch's counts.
+    /// An answer speaks for one trust domain only; what is held for others stays. It says nothing of CRLs: those
+    /// that are held stay as long as one of their roots does. While the watch stands, only a newer statement than
+    /// the watch's counts.
     pub(crate) fn after_answer(held: Option<&Self>, watching: bool, answer: Self) -> Option<Self> {
         let Some(held) = held else { return Some(answer) };
         let newer = answer.version.is_some() && answer.version > held.version;
@@ -93,7 +107,12 @@ impl Trust {
         let others = held.bundles.iter().filter(|(of, _)| answer.bundles.get(of).is_none());
         let others = others.map(|(of, bundle)| (of.clone(), bundle.clone())).collect();
         let bundles = answer.bundles.merge(&others);
-        let after = Self { bundles, ..answer };
+        let stays = |(of, held): (_, &TrustBundle)| {
+            let new = answer.bundles.get(of).map(TrustBundle::roots).unwrap_or_default();
+            held.roots().iter().any(|root| new.contains(root))
+        };
+        let crls = if held.bundles.iter().any(stays) { held.crls.clone() } else { Crls::default() };
+        let after = Self { bundles, crls, ..answer };
         (after != *held).then_some(after)
     }
 
@@ -116,8 +135,16 @@ impl Trust {
         if bundles.digest() != *trust.digest {
             return Err(TrustError::Digest);
         }
+        let crls = Crls::from_der(trust.crls)?;
+        if crls.digest().as_ref().map_or(&[][..], |digest| digest) != trust.crls_digest {
+            return Err(TrustError::CrlsDigest);
+        }
+        let roots = bundles.get(own).map(TrustBundle::roots).unwrap_or_default();
+        if let Some(forged) = crls.forged(roots) {
+            return Err(TrustError::CrlForged(forged));
+        }
         let version = Some(Version { epoch: trust.epoch, sequence: trust.sequence });
-        Ok(Self { version, bundles, first_contact: first_contact.to_owned() })
+        Ok(Self { version, bundles, crls, first_contact: first_contact.to_owned() })
     }
 }
 
@@ -125,7 +152,7 @@ impl Trust {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::testing::{Authority, statement, trust, trust_domain};
+    use crate::testing::{Authority, HOUR, statement, trust, trust_domain, with_crls};
 
     fn foreign() -> TrustDomain {
         TrustDomain::parse("other.example").unwrap()
@@ -156,6 +183,41 @@ mod tests {
         let expected = [b.certificate.clone()];
         assert_eq!(after.bundles.get(&trust_domain()).unwrap().roots(), expected, "replaced, not merged");
         assert_eq!(after.bundles.get(&foreign()).unwrap().roots(), std::slice::from_ref(&c.certificate));
+    }
+
+    #[test]
+    fn crls_are_read_or_the_statement_is_dropped() {
+        let (a, b) = (Authority::root("A"), Authority::root("B"));
+        let read = |trust| {
+            let message = proto::WatchResponse { trust: Some(trust) };
+            Trust::read(message, &trust_domain(), "x")
+        };
+        let with = |crls: &[Vec<u8>]| with_crls(statement(&[&a], 1, 1), crls);
+        let crls = [a.crl(HOUR), b.crl(HOUR)];
+        assert_eq!(read(with(&crls)).unwrap().crls, Crls::from_der(crls.clone()).unwrap());
+        assert!(read(with(&[])).unwrap().crls.is_empty());
+        let mut cut = with(&crls);
+        cut.crls.pop();
+        assert!(matches!(read(cut), Err(TrustError::CrlsDigest)));
+        let unsaid = proto::Trust { crls_digest: vec![], ..with(&crls) };
+        assert!(matches!(read(unsaid), Err(TrustError::CrlsDigest)));
+        let mut damaged = with(&crls);
+        damaged.crls[1].truncate(40);
+        assert!(matches!(read(damaged), Err(TrustError::Crl(CrlError::Unreadable(2)))));
+        let forged = read(with(&[Authority::root("A").crl(HOUR)])).unwrap_err();
+        assert!(matches!(forged, TrustError::CrlForged(1)));
+        assert_eq!(forged.reason(), "crls");
+    }
+
+    #[test]
+    fn crls_stay_with_an_answer_as_long_as_a_root_does() {
+        let (a, b) = (Authority::root("A"), Authority::root("B"));
+        let mut held = trust(&[&a], Some((1, 5)));
+        held.crls = Crls::from_der([a.crl(HOUR)]).unwrap();
+        let after = |answer| Trust::after_answer(Some(&held), false, answer);
+        assert_eq!(after(trust(&[&a], Some((1, 5)))), None, "an answer has no CRLs, and takes none");
+        assert_eq!(after(trust(&[&a, &b], None)).unwrap().crls, held.crls);
+        assert!(after(trust(&[&b], None)).unwrap().crls.is_empty(), "another mesh");
     }
 
     /// A message may be four MiB long. One after the other, this many took minutes.

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 pub mod agent;
 pub mod ca;
 pub mod caller;
+pub mod crl;
 pub mod envoy;
 pub mod http;
 pub mod openssl;

@@ -26,6 +26,8 @@ mod clock;
 mod contract;
 #[path = "end_to_end/crash.rs"]
 mod crash;
+#[path = "end_to_end/crls.rs"]
+mod crls;
 #[path = "end_to_end/data_folder.rs"]
 mod data_folder;
 #[path = "end_to_end/envoys.rs"]

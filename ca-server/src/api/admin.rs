@@ -204,7 +204,7 @@ async fn status(State(running): State<Arc<Running>>) -> Response {
             "cacerts": running.config.cacerts.display().to_string(),
             "issuing_intermediate": match (issuer.issuing(), absent) {
                 (Some(issuing), _) => certificate(issuing.certificate()),
-                (None, absent) => json!({ "absent": absent }),
+                (None, absent) => json!({ "absent": absent.unwrap_or_else(|| "not made at present".to_owned()) }),
             },
         },
         "wish": *running.wish.borrow(),

@@ -223,5 +223,7 @@ pub fn wire(trust: &Trust) -> proto::Trust {
         sequence: trust.sequence,
         digest: trust.digest.to_vec(),
         bundles: bundles.collect(),
+        crls: trust.crls.ders().map(<[u8]>::to_vec).collect(),
+        crls_digest: trust.crls.digest().map(Vec::from).unwrap_or_default(),
     }
 }

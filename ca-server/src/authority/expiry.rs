@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 use signet_certs::chain::Certificate;
 use signet_certs::clock::rfc3339;
+use signet_certs::crl::Term;
 use signet_certs::digest::hex;
 use signet_certs::name;
 use signet_certs::validity::Validity;
@@ -30,6 +31,8 @@ pub enum Kind {
     IssuingIntermediate,
     /// Our own port's; made anew by itself.
     Serving,
+    /// A plugged-in CRL, which ends with its next update; it comes anew as a routine.
+    Crl,
 }
 
 impl Kind {
@@ -41,12 +44,13 @@ impl Kind {
             Self::Issuer => "issuer",
             Self::IssuingIntermediate => "issuing-intermediate",
             Self::Serving => "serving",
+            Self::Crl => "crl",
         }
     }
 
     /// Whether it is replaced at half of its life without anybody's doing, so that only less is a warning.
     fn renews_itself(self) -> bool {
-        matches!(self, Self::IssuingIntermediate | Self::Serving)
+        matches!(self, Self::IssuingIntermediate | Self::Serving | Self::Crl)
     }
 }
 
@@ -66,14 +70,14 @@ pub enum Level {
     Ended,
 }
 
-/// One certificate of ours.
+/// One certificate of ours, or a CRL.
 #[derive(Debug, Clone, Serialize)]
 pub struct Forecast {
     /// What it is to us.
     pub kind: Kind,
     /// For people.
     pub subject: String,
-    /// Hex.
+    /// Hex; empty for a CRL.
     pub serial: String,
     /// The first half of its SHA-256, hex: serial numbers repeat between CAs.
     pub fingerprint: String,
@@ -104,7 +108,7 @@ pub fn left(validity: Validity, now: SystemTime) -> (f64, Level) {
     (share, level)
 }
 
-/// Every certificate that an outage could begin with, in the order of the chain.
+/// Every certificate that an outage could begin with, in the order of the chain, and then every CRL.
 pub fn forecast(issuer: &Issuer, serving: Option<&Certificate>, now: SystemTime) -> Vec<Forecast> {
     let cacerts = issuer.cacerts();
     let signer = &cacerts.ca.certificate;
@@ -119,24 +123,40 @@ pub fn forecast(issuer: &Issuer, serving: Option<&Certificate>, now: SystemTime)
         .chain(issuing)
         .chain(serving.map(|leaf| (Kind::Serving, leaf)))
         .map(|(kind, certificate)| of(kind, certificate, now))
+        .chain(issuer.trust().crls.terms().map(|term| of_crl(&term, now)))
         .collect()
 }
 
 fn of(kind: Kind, certificate: &Certificate, now: SystemTime) -> Forecast {
     let facts = certificate.facts();
-    let (share_left, level) = left(facts.validity, now);
     let names = match facts.dns.first() {
         Some(host) if kind == Kind::Serving => host.clone(),
         _ => name::display(&facts.subject),
     };
+    one(kind, names, facts.serial.to_string(), certificate.digest(), facts.validity, now)
+}
+
+fn of_crl(term: &Term, now: SystemTime) -> Forecast {
+    one(Kind::Crl, name::display(&term.issuer), String::new(), term.digest, term.validity, now)
+}
+
+fn one(
+    kind: Kind,
+    subject: String,
+    serial: String,
+    digest: [u8; 32],
+    validity: Validity,
+    now: SystemTime,
+) -> Forecast {
+    let (share_left, level) = left(validity, now);
     Forecast {
         kind,
-        subject: names,
-        serial: facts.serial.to_string(),
-        fingerprint: hex(&certificate.digest()[..16]),
-        not_after: rfc3339(facts.validity.not_after),
-        ends: facts.validity.not_after,
-        seconds_left: facts.validity.not_after.duration_since(now).unwrap_or_default().as_secs(),
+        subject,
+        serial,
+        fingerprint: hex(&digest[..16]),
+        not_after: rfc3339(validity.not_after),
+        ends: validity.not_after,
+        seconds_left: validity.not_after.duration_since(now).unwrap_or_default().as_secs(),
         share_left,
         level,
     }
@@ -172,7 +192,14 @@ impl Warner {
                 let Forecast { kind, subject, serial, not_after, share_left, level, .. } = one;
                 let (kind, percent) = (kind.name(), (share_left * 100.0).round());
                 if level >= Level::Tenth {
-                    tracing::error!(kind, subject, serial, not_after, percent, "a certificate ends soon");
+                    tracing::error!(
+                        kind,
+                        subject,
+                        serial,
+                        not_after,
+                        percent,
+                        "a certificate or CRL ends soon"
+                    );
                 } else {
                     tracing::warn!(
                         kind,
@@ -180,7 +207,7 @@ impl Warner {
                         serial,
                         not_after,
                         percent,
-                        "a certificate has used up much of its life"
+                        "a certificate or CRL has used up much of its life"
                     );
                 }
             }
@@ -194,7 +221,9 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::authority::issuer::tests::issuer;
-    use crate::authority::tests::{YEAR, cacerts, now};
+    use crate::authority::tests::{YEAR, cacerts, crl, now, root};
+
+    const DAY: Duration = Duration::from_secs(86_400);
 
     #[test]
     fn levels_change_at_a_half_a_quarter_a_tenth_and_the_end() {
@@ -225,6 +254,20 @@ mod tests {
         assert_eq!(found[1].seconds_left, YEAR.as_secs());
         assert_eq!(found[1].ends, now() + YEAR);
         assert_eq!(found[1].not_after, rfc3339(now() + YEAR));
+    }
+
+    #[test]
+    fn crls_are_in_the_forecast_and_end_with_their_next_update() {
+        let plain = issuer(cacerts(YEAR));
+        let crls = signet_certs::crl::Crls::from_der([crl(&root("Root CA"))]).unwrap();
+        let trust = crate::trust::Trust { crls, ..plain.trust().as_ref().clone() };
+        let issuer = Issuer::new(plain.cacerts().clone(), None, std::sync::Arc::new(trust));
+        let found = forecast(&issuer, None, now()).pop().unwrap();
+        assert_eq!((found.kind, found.not_after.as_str()), (Kind::Crl, "2028-01-01T00:00:00Z"));
+        assert!(found.subject.contains("Root CA") && found.serial.is_empty(), "{found:?}");
+        let levels =
+            [20, 300, 340, 360].map(|day| forecast(&issuer, None, now() + DAY * day).pop().unwrap().level);
+        assert_eq!(levels, [Level::Fine, Level::Quarter, Level::Tenth, Level::Ended]);
     }
 
     #[test]

@@ -291,7 +291,8 @@ pub(crate) mod tests {
     pub(crate) fn issuer(cacerts: Cacerts) -> Issuer {
         let domain = TrustDomain::parse("cluster.local").unwrap();
         let bundles = Bundles::of(domain, TrustBundle::new(cacerts.roots.clone()));
-        let trust = Trust { epoch: 1, sequence: 1, digest: bundles.digest(), bundles };
+        let trust =
+            Trust { epoch: 1, sequence: 1, digest: bundles.digest(), bundles, crls: Default::default() };
         Issuer::new(Arc::new(cacerts), None, Arc::new(trust))
     }
 

@@ -95,6 +95,11 @@ pub fn wanted(cacerts: &Cacerts, mode: Mode) -> Result<(), Absent> {
     if cacerts.has_room_below() { Ok(()) } else { Err(Absent::PathLength) }
 }
 
+/// How long one lasts for leaves that live `lifetime` by default.
+pub fn life(lifetime: Duration) -> Duration {
+    (lifetime * LIFETIMES).max(SHORTEST)
+}
+
 /// Makes one for leaves that live `lifetime` by default. `organization` is the mesh's name.
 pub fn mint(
     cacerts: &Cacerts,
@@ -108,7 +113,7 @@ pub fn mint(
     let name = format!("Issuing CA {}", &hex(&key_identifier(key.spki()))[..16]);
     let subject = ca_name(organization.unwrap_or("Signet"), None, &name);
     let now = whole_seconds(now);
-    let life = (lifetime * LIFETIMES).max(SHORTEST);
+    let life = life(lifetime);
     let ends = cacerts.validities().map(|validity| validity.not_after).min();
     let not_after = ends.map_or(now + life, |ends| ends.min(now + life));
     let ca = cacerts.ca.intermediate(subject, 0, Validity { not_before: now - BACKDATE, not_after }, key)?;

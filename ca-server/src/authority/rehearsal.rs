@@ -50,7 +50,13 @@ pub fn rehearse(
     now: SystemTime,
 ) -> Result<(), RehearsalError> {
     let bundles = trust::same_for_all(domains, &cacerts.roots);
-    let trust = Arc::new(Trust { epoch: 0, sequence: 0, digest: bundles.digest(), bundles });
+    let trust = Arc::new(Trust {
+        epoch: 0,
+        sequence: 0,
+        digest: bundles.digest(),
+        bundles,
+        crls: Default::default(),
+    });
     let key = PrivateKey::generate_p256()?;
     for domain in domains {
         // A new issuer verifies its first leaf.

@@ -19,6 +19,7 @@ use tokio::task::{block_in_place, spawn_blocking};
 use tokio::time::Instant;
 
 use super::Issuer;
+use super::aftermath;
 use super::issuing::{self, Absent, IssuingCa, MintError, Mode};
 use super::kept::{KeepError, Kept};
 use super::loader;
@@ -73,7 +74,6 @@ pub struct Wish {
 }
 
 /// What issuing intermediates are made by.
-#[derive(Debug)]
 pub struct Issuing {
     /// Whether there may be one.
     pub mode: Mode,
@@ -81,6 +81,8 @@ pub struct Issuing {
     pub organization: String,
     /// Of leaves, where none is asked for.
     pub lifetime: Duration,
+    /// Keeps until when leaves of theirs may be there.
+    pub store: Arc<dyn Store>,
 }
 
 /// See the module's text.
@@ -113,6 +115,8 @@ pub struct Authorities {
     pub wish: watch::Sender<Option<Wish>>,
     /// A change came while the clock was not believed.
     pub put_off: bool,
+    /// CRLs wait for the end of what issuing intermediates signed, so that none is to be made.
+    pub crls_wait: bool,
 }
 
 impl Authorities {
@@ -155,6 +159,7 @@ impl Authorities {
             tracing::warn!(reason = Reason::ClockStepped.code(), %folder, "CA files are looked at when the clock is believed");
             return;
         };
+        self.crls_wait = false;
         let active = self.issuer.load().cacerts().clone();
         let (source, rules) = (self.source, &self.rules);
         // Parsing, path building and signatures of a large folder take their time; the runtime goes on.
@@ -165,15 +170,45 @@ impl Authorities {
                     tracing::info!(folder = %self.folder.display(), "the CA files say again what is active");
                 }
             }
-            Outcome::Take(wished) => match self.take(wished.clone(), now).await {
-                Ok(()) => {
-                    self.wish.send_replace(None);
-                    self.metrics.reloaded();
+            Outcome::Take(wished) if wished.crl.is_some() && active.crl.is_none() => {
+                match self.crls_wait_until(now).await {
+                    Ok(None) => self.carry_out(wished, now).await,
+                    Ok(Some(until)) => self.let_crls_wait(&wished, until, now),
+                    Err(error) => self.refuse(Refused::failed(&wished, with_causes(&error)), now),
                 }
-                Err(error) => self.refuse(Refused::failed(&wished, with_causes(&error)), now),
-            },
+            }
+            Outcome::Take(wished) => self.carry_out(wished, now).await,
             Outcome::Refuse(refused) => self.refuse(refused, now),
         }
+    }
+
+    async fn carry_out(&mut self, wished: Arc<Cacerts>, now: SystemTime) {
+        match self.take(wished.clone(), now).await {
+            Ok(()) => {
+                self.wish.send_replace(None);
+                self.metrics.reloaded();
+            }
+            Err(error) => self.refuse(Refused::failed(&wished, with_causes(&error)), now),
+        }
+    }
+
+    /// How long CRLs have to wait, if they have to: peers with CRLs refuse leaves under an issuing intermediate,
+    /// which has none.
+    async fn crls_wait_until(&self, now: SystemTime) -> Result<Option<SystemTime>, TakeError> {
+        let store = self.store.clone();
+        let end = spawn_blocking(move || aftermath::end(store.as_ref())).await??;
+        Ok(end.filter(|end| *end > now))
+    }
+
+    /// Lets CRLs wait; meanwhile the plugged-in key signs, so that the wait has an end.
+    fn let_crls_wait(&mut self, wished: &Cacerts, until: SystemTime, now: SystemTime) {
+        self.crls_wait = true;
+        let issuer = self.issuer.load_full();
+        if issuer.issuing().is_some() {
+            let without = Issuer::new(issuer.cacerts().clone(), None, issuer.trust().clone());
+            self.issuer.store(Arc::new(without));
+        }
+        self.refuse(Refused::crls_wait(wished, until), now);
     }
 
     fn refuse(&self, refused: Refused, now: SystemTime) {
@@ -197,7 +232,7 @@ impl Authorities {
     async fn take(&mut self, wished: Arc<Cacerts>, now: SystemTime) -> Result<(), TakeError> {
         let before = self.issuer.load_full();
         let bundles = trust::same_for_all(&self.rules.domains, &wished.roots);
-        let trust = self.publisher.prepare(self.store.as_ref(), bundles)?;
+        let trust = self.publisher.prepare(self.store.as_ref(), bundles, wished.crls())?;
         let same_signer = before.cacerts().ca.certificate == wished.ca.certificate
             && before.cacerts().intermediates == wished.intermediates;
         let issuing = match before.issuing() {
@@ -236,7 +271,17 @@ impl Authorities {
 
     async fn renew(&mut self, now: SystemTime) {
         let issuer = self.issuer.load_full();
-        if issuer.issuing().is_none_or(|issuing| !issuing.is_due(now)) {
+        let due = match issuer.issuing() {
+            Some(issuing) => issuing.is_due(now),
+            // After CRLs that waited and were taken back.
+            None => {
+                let cacerts = issuer.cacerts();
+                !self.crls_wait
+                    && issuing::wanted(cacerts, self.issuing.mode).is_ok()
+                    && cacerts.validities().all(|validity| validity.at(now).is_ok())
+            }
+        };
+        if !due {
             return;
         }
         match self.issuing.make(issuer.cacerts(), &self.log, issuer.trust(), now).await {
@@ -255,6 +300,16 @@ impl Authorities {
 }
 
 impl Issuing {
+    /// A data folder of a server that kept no account of it: leaves may be there as long as an issuing
+    /// intermediate that was made at this moment would last.
+    pub fn assume(&self, cacerts: &Cacerts, now: SystemTime) -> Result<(), StateError> {
+        let known = aftermath::end(self.store.as_ref())?.is_some();
+        if known || !cacerts.is_better_with_issuing_intermediate() {
+            return Ok(());
+        }
+        aftermath::extend(self.store.as_ref(), now + issuing::life(self.lifetime))
+    }
+
     /// Makes an issuing intermediate under `cacerts` and records it, if there is to be one.
     pub async fn make(
         &self,
@@ -272,6 +327,8 @@ impl Issuing {
         let (parent, organization, lifetime) = (cacerts.clone(), self.organization.clone(), self.lifetime);
         let issuing = spawn_blocking(move || issuing::mint(&parent, &organization, lifetime, now)).await??;
         log.append(Entry::certificate(now, issuing.entry(trust))).await?;
+        let (store, end) = (self.store.clone(), issuing.certificate().facts().validity.not_after);
+        spawn_blocking(move || aftermath::extend(store.as_ref(), end)).await??;
         let facts = issuing.certificate().facts();
         let (serial, not_after) = (facts.serial.to_string(), rfc3339(facts.validity.not_after));
         tracing::info!(serial, not_after, "issuing intermediate made");

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 use signet_certs::cacerts::{Cacerts, Folder};
 use signet_certs::change::{self, Verdict};
+use signet_certs::clock::rfc3339;
 use signet_certs::digest::hex;
 use signet_certs::name;
 use signet_certs::spiffe_id::TrustDomain;
@@ -68,6 +69,16 @@ impl Refused {
     fn of(cacerts: &Cacerts, reasons: Vec<Reason>) -> Self {
         let subject = name::display(&cacerts.ca.certificate.facts().subject);
         Self { id: Some(hex(&cacerts.ca.certificate.key_id())), subject: Some(subject), reasons }
+    }
+
+    /// CRLs that come too early for leaves under an issuing intermediate.
+    pub fn crls_wait(cacerts: &Cacerts, until: SystemTime) -> Self {
+        let text = format!(
+            "the CRLs are taken at {}: until then there may be certificates under an issuing intermediate, which \
+             has no CRL, and peers with CRLs would refuse them; the plugged-in key signs everything meanwhile",
+            rfc3339(until)
+        );
+        Self::of(cacerts, vec![Reason { code: reason::Reason::CrlsWait.code(), text }])
     }
 
     /// A safe wish that could not be carried out.

@@ -51,7 +51,7 @@ impl Server {
             ..Options::default()
         };
         let log = Arc::new(IssuanceLog::open(&folder, store.clone(), &options).unwrap());
-        Publisher::open(store.as_ref(), bundles(), from_unix(NOW - 100)).unwrap();
+        Publisher::open(store.as_ref(), bundles(), Default::default(), from_unix(NOW - 100)).unwrap();
         let mut batch = Batch::default();
         batch.put(Table::Authorities, *b"0a1b", *b"{\"row\":1}");
         for number in 0..600_u32 {
@@ -315,14 +315,17 @@ async fn the_epoch_rises_so_that_no_sequence_comes_again() {
     let server = Server::start(Sealer::plain());
     let backup = server.backup("backup").await;
     // After the backup the server may have published anything under its epoch.
-    let trust = Publisher::open(server.store.as_ref(), bundles(), from_unix(NOW)).unwrap().current();
+    let trust = Publisher::open(server.store.as_ref(), bundles(), Default::default(), from_unix(NOW))
+        .unwrap()
+        .current();
     assert_eq!((trust.epoch, trust.sequence), (NOW as u64 - 100, 1));
     for (name, clock, epoch) in [("a", NOW, NOW as u64), ("b", 50, NOW as u64 - 99)] {
         let data = server.path(name);
         let backup = VerifiedBackup::open(&backup).unwrap();
         let restored = backup.restore(&data, Sealer::plain(), from_unix(clock)).await.unwrap();
         let store = SledStore::open(&data.join("state")).unwrap();
-        let trust = Publisher::open(&store, bundles(), from_unix(clock)).unwrap().current();
+        let trust =
+            Publisher::open(&store, bundles(), Default::default(), from_unix(clock)).unwrap().current();
         assert_eq!((trust.epoch, trust.sequence, restored.epoch), (epoch, 1, epoch));
     }
 }

@@ -62,7 +62,8 @@ pub(super) fn check(text: &[u8], path: &[&Placed], now: SystemTime, findings: &m
     for ((line, crl), _) in crls.iter().zip(used).filter(|(_, used)| !used) {
         let what =
             format!("line {line}: the CRL of ({}) is of no CA here", name::display(crl.issuer().as_raw()));
-        findings.note(kinds::CRL_STRANGER.of(CA_CRL, what, "leave it out"));
+        let todo = "keep it if that CA signs for peers in the same mesh, and leave it out otherwise";
+        findings.note(kinds::CRL_STRANGER.of(CA_CRL, what, todo));
     }
 }
 
@@ -77,7 +78,7 @@ fn blocks(text: &[u8], findings: &mut Findings) -> Option<Vec<pem::Block>> {
         }
     };
     let labels = pem::describe(&found);
-    let crls: Vec<_> = found.into_iter().filter(|block| block.label == "X509 CRL").collect();
+    let crls: Vec<_> = found.into_iter().filter(|block| block.label == crate::crl::LABEL).collect();
     if crls.is_empty() {
         findings.fault(kinds::CRL_DAMAGED.of(
             CA_CRL,

@@ -104,7 +104,7 @@ kinds! {
     CRL_NO_CRL_SIGN "Envoy (OpenSSL's rules) refuses the CRL of a CA whose key usage lacks cRLSign."
     CRL_REVOKES_CHAIN "Peers that read this CRL refuse every leaf below."
     CRL_ENDED "Envoy refuses every chain by a CRL whose next update is over."
-    CRL_STRANGER "No CA of this chain issued it, so it decides nothing here."
+    CRL_STRANGER "No CA of this chain issued it; it is passed on for peers whose chain has its CA."
     CRL_NOT_READ "Istio reads CRLs beside ca-cert.pem only, not in the form of tls.crt."
 }
 

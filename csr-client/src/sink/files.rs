@@ -1,7 +1,8 @@
-//! `key.pem`, `cert-chain.pem` and `root-cert.pem` for programs that read files.
+//! `key.pem`, `cert-chain.pem` and `root-cert.pem` for programs that read files, and `ca-crl.pem` where there are
+//! CRLs.
 //!
-//! All three are written and synced beside their targets first and then renamed one right after another:
-//! roots, key, chain. A reader sees whole files only. Between the last two renames the new key stands
+//! All are written and synced beside their targets first and then renamed one right after another:
+//! CRLs, roots, key, chain. A reader sees whole files only. Between the last two renames the new key stands
 //! beside the old chain; a reader that finds them not to fit reads again, and finds the new pair. The
 //! chain comes last, so that whoever waits for a change of it finds everything that belongs to it.
 
@@ -10,7 +11,9 @@ use crate::identity::{Served, Svid};
 use crate::metrics::{Metrics, Writes};
 use crate::sink::sds::RootDigests;
 use signet_certs::bundle::TrustBundle;
+use signet_certs::cacerts::CA_CRL;
 use signet_certs::chain::{Certificate, CertificateError};
+use signet_certs::crl::Crls;
 use signet_certs::key::{KeyError, PrivateKey};
 use signet_certs::serial::Serial;
 use signet_certs::spiffe_id::TrustDomain;
@@ -63,6 +66,8 @@ pub(crate) struct Written {
     pub(crate) serial: Option<Serial>,
     /// The roots.
     pub(crate) roots: RootDigests,
+    /// Of the CRLs, if there are any.
+    pub(crate) crls: Option<[u8; 32]>,
     /// Why the last attempt failed, if it did.
     pub(crate) error: Option<String>,
 }
@@ -73,6 +78,7 @@ pub fn write(
     folder: &Path,
     svid: &Svid,
     roots: &TrustBundle,
+    crls: &Crls,
     roots_in_chain: bool,
 ) -> Result<(), FilesError> {
     let failed = |file: &Path, source| FilesError { file: file.to_owned(), source };
@@ -92,6 +98,16 @@ pub fn write(
         stage("key.pem", svid.key_pem(), 0o600)?,
         stage("cert-chain.pem", &chain, 0o644)?,
     ];
+    let crl = folder.join(CA_CRL);
+    if crls.is_empty() {
+        // Without a CRL in it, the file would be a damaged one.
+        match std::fs::remove_file(&crl) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(&crl, error)),
+            _ => {}
+        }
+    } else {
+        stage(CA_CRL, &crls.to_pem(), 0o644)?.commit().map_err(|source| failed(&crl, source))?;
+    }
     for file in staged {
         file.commit().map_err(|source| failed(folder, source))?;
     }
@@ -130,11 +146,12 @@ pub(crate) async fn follow(
             let holds = Written {
                 serial: Some(svid.serial().clone()),
                 roots: Arc::new(bundle.roots().iter().map(|root| root.digest()).collect()),
+                crls: trust.crls.digest(),
                 error: None,
             };
             if *written.borrow() != holds {
                 let folder = folder.clone();
-                let write = move || write(&folder, &svid, &bundle, roots_in_chain);
+                let write = move || write(&folder, &svid, &bundle, &trust.crls, roots_in_chain);
                 // A panic within would be a fault of ours; it is reported as a failure to write.
                 let result = tokio::task::spawn_blocking(write).await.map_err(|error| error.to_string());
                 match result.and_then(|result| result.map_err(|error| with_causes(&error))) {
@@ -170,6 +187,7 @@ mod tests {
     use crate::identity::Holder;
     use crate::request::Answer;
     use crate::testing::{HOUR, Pki, trust, trust_domain, validity};
+    use crate::trust::Trust;
     use std::fs::Permissions;
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
@@ -183,7 +201,8 @@ mod tests {
         let folder = outer.path().join("certs");
         let pki = Pki::new();
         for (roots_in_chain, members) in [(false, 2), (true, 3)] {
-            write(&folder, &pki.svid(validity(HOUR)), &bundle(&pki), roots_in_chain).unwrap();
+            write(&folder, &pki.svid(validity(HOUR)), &bundle(&pki), &Crls::default(), roots_in_chain)
+                .unwrap();
             let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
             let chain = Certificate::all_from_pem(&read("cert-chain.pem")).unwrap();
             let key = PrivateKey::from_pem(&read("key.pem")).unwrap();
@@ -205,8 +224,38 @@ mod tests {
         std::fs::write(outer.path().join("key.pem"), "").unwrap();
         std::fs::set_permissions(outer.path().join("key.pem"), open).unwrap();
         let pki = Pki::new();
-        write(outer.path(), &pki.svid(validity(HOUR)), &bundle(&pki), false).unwrap();
+        write(outer.path(), &pki.svid(validity(HOUR)), &bundle(&pki), &Crls::default(), false).unwrap();
         assert_eq!((mode(outer.path()), mode(&outer.path().join("key.pem"))), (0o755, 0o600));
+    }
+
+    #[tokio::test]
+    async fn crls_come_and_go_with_the_trust_alone() {
+        let outer = tempfile::tempdir().unwrap();
+        let (pki, holder) = (Pki::new(), Holder::new(trust_domain(), None));
+        holder.take_answer(Answer { svid: pki.svid(validity(HOUR)), trust: trust(&[&pki.root], None) });
+        let (sender, mut written) = watch::channel(Written::default());
+        let folder = outer.path().to_owned();
+        let following = follow(folder, holder.subscribe(), trust_domain(), false, sender, Arc::default());
+        let following = tokio::spawn(following);
+        let file = outer.path().join(CA_CRL);
+        for (sequence, ders) in [(1, vec![]), (2, vec![pki.root.crl(HOUR)]), (3, vec![])] {
+            let crls = Crls::from_der(ders).unwrap();
+            holder.take_trust(Trust { crls: crls.clone(), ..trust(&[&pki.root], Some((1, sequence))) });
+            written
+                .wait_for(|written| written.serial.is_some() && written.crls == crls.digest())
+                .await
+                .unwrap();
+            let found = std::fs::read_to_string(&file).ok();
+            assert_eq!(found, (!crls.is_empty()).then(|| crls.to_pem()), "{sequence}");
+        }
+        // Whoever has no watch has nobody to renew them.
+        let crls = Crls::from_der([pki.root.crl(HOUR)]).unwrap();
+        holder.take_trust(Trust { crls, ..trust(&[&pki.root], Some((1, 4))) });
+        written.wait_for(|written| written.crls.is_some()).await.unwrap();
+        holder.forget_crls();
+        written.wait_for(|written| written.crls.is_none()).await.unwrap();
+        assert!(!file.exists());
+        following.abort();
     }
 
     #[tokio::test]

@@ -315,7 +315,8 @@ mod tests {
         scene.files = Some(Written::default());
         assert_eq!(scene.holdings(), [Holding::NotHeld, Holding::NotHeld]);
         assert!(scene.serving().is_empty());
-        scene.files = Some(Written { serial: Some(serial(2)), roots: scene.roots(), error: None });
+        scene.files =
+            Some(Written { serial: Some(serial(2)), roots: scene.roots(), crls: None, error: None });
         assert_eq!(scene.holdings(), [Holding::Held, Holding::Held]);
         assert!(scene.state().subscribers.unwrap().files_written);
         scene.files.as_mut().unwrap().error = Some("disk full".into());

@@ -118,6 +118,7 @@ impl Watch {
             let wait = match &end {
                 Err(WatchError::Stream(status)) if status.code() == Code::Unimplemented => {
                     tracing::info!("the CA has no trust watch; roots come with certificates");
+                    self.holder.forget_crls();
                     RARELY.mul_f64(0.8 + 0.4 * random::unit())
                 }
                 end => {

@@ -30,7 +30,7 @@ static ISSUER: LazyLock<Issuer> = LazyLock::new(|| {
     let ca = Ca { certificate: intermediate.clone(), key: pki::key(pki::INTERMEDIATE) };
     let cacerts = Cacerts::of(ca, vec![intermediate.clone()], root.clone(), vec![root.clone()]);
     let bundles = same_for_all(&[pki::trust_domain()].into(), &cacerts.roots);
-    let trust = Trust { epoch: 1, sequence: 1, digest: bundles.digest(), bundles };
+    let trust = Trust { epoch: 1, sequence: 1, digest: bundles.digest(), bundles, crls: Default::default() };
     Issuer::new(Arc::new(cacerts), None, Arc::new(trust))
 });
 

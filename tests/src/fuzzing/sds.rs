@@ -178,6 +178,7 @@ fn trust(which: u8) -> Trust {
     Trust {
         version: Some(Version { epoch: 1, sequence: u64::from(which) }),
         bundles: Bundles::of(pki::trust_domain(), TrustBundle::new(roots)),
+        crls: Default::default(),
         first_contact: "fuzzing".to_owned(),
     }
 }

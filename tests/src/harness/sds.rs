@@ -134,7 +134,8 @@ impl Push {
     }
 }
 
-fn inline(source: Option<&DataSource>) -> Vec<u8> {
+/// The bytes of a source, which must have them within.
+pub fn inline(source: Option<&DataSource>) -> Vec<u8> {
     match source.and_then(|source| source.specifier.as_ref()) {
         Some(Specifier::InlineBytes(bytes)) => bytes.clone(),
         other => panic!("expected inline bytes, found {other:?}"),

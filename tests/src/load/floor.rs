@@ -78,7 +78,7 @@ fn steps(stage: &Stage) -> Result<Duration, Failure> {
     }])?;
     let cacerts = loader::load(&stage.path("ca"), SystemTime::now())?;
     let bundles = Bundles::of(trust_domain.clone(), TrustBundle::new(cacerts.roots.clone()));
-    let trust = Trust { epoch: 1, sequence: 1, digest: bundles.digest(), bundles };
+    let trust = Trust { epoch: 1, sequence: 1, digest: bundles.digest(), bundles, crls: Default::default() };
     let issuer = Issuer::new(cacerts.into(), None, trust.into());
     let evidence = Evidence {
         token: Some(SecretString::from(stage.token("floor")?)),

@@ -11,7 +11,7 @@ use signet_tests::harness::site::Site;
 use tonic::transport::{Certificate as TlsRoot, ClientTlsConfig};
 
 /// A site whose intermediate is RSA, with room for so many CAs beneath it.
-fn rsa_site(path_length: &str) -> Site {
+pub(crate) fn rsa_site(path_length: &str) -> Site {
     let site = Site::default();
     fs::remove_dir_all(site.path("cacerts")).unwrap();
     let intermediate = ["intermediate", "--root", "root", "--name", "cluster1", "--key", "rsa2048"];

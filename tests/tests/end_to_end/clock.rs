@@ -25,14 +25,14 @@ use tokio::task::JoinHandle;
 use tonic::Code;
 use tonic_types::StatusExt;
 
-const HOUR: i64 = 3600;
+pub(crate) const HOUR: i64 = 3600;
 
 /// The machine's clocks, with a wall clock that is off by so many seconds.
 #[derive(Debug, Default)]
-struct Shifted(AtomicI64);
+pub(crate) struct Shifted(AtomicI64);
 
 impl Shifted {
-    fn by(&self, seconds: i64) {
+    pub(crate) fn by(&self, seconds: i64) {
         self.0.store(seconds, Ordering::SeqCst);
     }
 }
@@ -50,16 +50,16 @@ fn shifted(time: SystemTime, seconds: i64) -> SystemTime {
 }
 
 /// A server in this process.
-struct Server {
-    listen: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) listen: SocketAddr,
     monitoring: SocketAddr,
-    admin: PathBuf,
+    pub(crate) admin: PathBuf,
     end: oneshot::Sender<()>,
     ended: JoinHandle<Result<(), app::AppError>>,
 }
 
 impl Server {
-    async fn start(site: &Site, clocks: &Arc<Shifted>, changes: &[&str]) -> Self {
+    pub(crate) async fn start(site: &Site, clocks: &Arc<Shifted>, changes: &[&str]) -> Self {
         let path = |name: &str| site.path(name).display().to_string();
         let flags = [
             format!("--cacerts={}", path("cacerts")),
@@ -93,7 +93,7 @@ impl Server {
         Self { listen: address("listen"), monitoring: address("monitoring"), admin, end, ended }
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.end.send(()).unwrap();
         self.ended.await.unwrap().unwrap();
     }
@@ -108,7 +108,7 @@ impl Server {
         records(self.operator(&["log", "list", "-o", "json"]))
     }
 
-    fn metric(&self, name: &str) -> f64 {
+    pub(crate) fn metric(&self, name: &str) -> f64 {
         tokio::task::block_in_place(|| metric(self.monitoring, name)).unwrap()
     }
 

@@ -23,7 +23,13 @@ use tokio::time::{Instant, interval};
 const STRANGER: &str = include_str!("stranger.yaml");
 
 /// An agent and its Envoy, configured as in the demo, where `ports` are those of others.
-async fn sidecar(site: &Site, ca: &Ca, name: &str, ttl: &str, ports: &[(&str, u16)]) -> (Agent, Envoy) {
+pub(crate) async fn sidecar(
+    site: &Site,
+    ca: &Ca,
+    name: &str,
+    ttl: &str,
+    ports: &[(&str, u16)],
+) -> (Agent, Envoy) {
     let socket = format!("{name}/sds.sock");
     let changes = [("ttl", ttl), ("sds-socket", socket.as_str())];
     let agent = site.agent(ca.listen, &format!("bookinfo-{name}"), &changes).await;

@@ -22,6 +22,8 @@ use signet_tests::harness::{PATIENCE, unix_now};
 use signet_tests::token_issuer::{Algorithm, KEY_SET_FILE, TokenIssuer};
 use tonic::{Code, Status};
 
+use super::authorities::rsa_site;
+use super::crls::plug_in;
 use super::renewal::refused_renewal;
 use super::requests::call;
 use super::trust_watch::{first, watch};
@@ -295,6 +297,11 @@ async fn produce(reason: Reason, good: &Stage) -> Produced {
             stage.site.intermediate("next", "3650d");
             stage.fills();
             stage.put(&stage.site.path("next"));
+            stage.logs(reason).await
+        }
+        Reason::CrlsWait => {
+            let stage = Stage::of(rsa_site("1"), &[]).await;
+            plug_in(&stage.site, &[&stage.site.crl("root", &[]), &stage.site.crl("cacerts", &[])]);
             stage.logs(reason).await
         }
         Reason::NotAnOperator => {

@@ -44,7 +44,7 @@ fn put(site: &Site, from: &str) {
 }
 
 /// The wish that `authority list` shows, once it is refused for this.
-async fn refused(ca: &Ca, code: &str) -> Value {
+pub(crate) async fn refused(ca: &Ca, code: &str) -> Value {
     eventually(&format!("refused: {code}"), async || {
         let list = ca.json(&["authority", "list"]);
         let wish = list.as_array()?.iter().find(|row| row["state"] == "refused")?.clone();
@@ -54,7 +54,7 @@ async fn refused(ca: &Ca, code: &str) -> Value {
     .await
 }
 
-async fn nothing_refused(ca: &Ca) {
+pub(crate) async fn nothing_refused(ca: &Ca) {
     eventually("nothing is refused", async || {
         metric(ca.monitoring, "signet_cacerts_refused").filter(|n| *n == 0.0)
     })

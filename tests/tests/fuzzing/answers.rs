@@ -38,6 +38,7 @@ pub(super) fn answers() {
         sequence: 2,
         digest: vec![7; 32],
         bundles: vec![TrustBundle { trust_domain: trust_domain.to_owned(), roots }],
+        ..Trust::default()
     };
     for (name, trust) in [
         ("trust", Some(trust("cluster.local", vec![root(), intermediate.der().to_vec()]))),

@@ -52,7 +52,7 @@ async fn a_backup_of_format_1_is_restored() {
     assert_eq!((restored.records, restored.backed_up.size), (RECORDS, RECORDS));
     let store = SledStore::open(&data.join("state")).unwrap();
     assert_eq!(store.read(Table::Authorities, b"0a1b").unwrap().unwrap(), b"{\"row\":1}");
-    let trust = Publisher::open(&store, bundles(), from_unix(NOW)).unwrap().current();
+    let trust = Publisher::open(&store, bundles(), Default::default(), from_unix(NOW)).unwrap().current();
     assert_eq!((trust.epoch, trust.sequence), (NOW as u64, 1));
     assert_eq!(fs::read(data.join(AUTHORITY)).unwrap(), b"an authority's key");
 }

@@ -230,8 +230,10 @@ fn content(resource: Resource, served: &Served, source: &Source, now: SystemTime
     match resource {
         Resource::Certificate => Some(Content::Certificate(served.valid_svid(now)?.serial().clone())),
         Resource::Roots => {
-            let bundle = served.trust.as_ref()?.bundles.get(&source.trust_domain)?;
-            Some(Content::Roots(Arc::new(bundle.roots().iter().map(|root| root.digest()).collect())))
+            let trust = served.trust.as_ref()?;
+            let bundle = trust.bundles.get(&source.trust_domain)?;
+            let digests = bundle.roots().iter().map(|root| root.digest()).collect();
+            Some(Content::Roots(Arc::new(digests), trust.crls.digest()))
         }
     }
 }
@@ -239,6 +241,7 @@ fn content(resource: Resource, served: &Served, source: &Source, now: SystemTime
 /// The resource as Envoy reads it.
 fn secret(resource: Resource, served: &Served, source: &Source) -> Option<prost_types::Any> {
     let roots = || Some(served.trust.as_ref()?.bundles.get(&source.trust_domain)?.to_pem());
+    let crls = || Some(served.trust.as_ref()?.crls.to_pem());
     let inline = |bytes: &str| Some(DataSource { specifier: Some(Specifier::InlineBytes(bytes.into())) });
     let content = match resource {
         Resource::Certificate => {
@@ -254,7 +257,8 @@ fn secret(resource: Resource, served: &Served, source: &Source) -> Option<prost_
         }
         Resource::Roots => secret::Type::ValidationContext(CertificateValidationContext {
             trusted_ca: inline(&roots()?),
-            crl: None,
+            // Without a CRL in it, Envoy takes the field for a damaged one.
+            crl: crls().filter(|crls| !crls.is_empty()).and_then(|crls| inline(&crls)),
         }),
     };
     let secret = Secret { name: resource.name().to_owned(), r#type: Some(content) };

@@ -23,7 +23,8 @@ pub(crate) type RootDigests = Arc<BTreeSet<[u8; 32]>>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Content {
     Certificate(Serial),
-    Roots(RootDigests),
+    /// With the digest of the CRLs beside them, if there are any.
+    Roots(RootDigests, Option<[u8; 32]>),
 }
 
 impl Content {
@@ -31,7 +32,7 @@ impl Content {
     pub(super) fn resource(&self) -> Resource {
         match self {
             Self::Certificate(_) => Resource::Certificate,
-            Self::Roots(_) => Resource::Roots,
+            Self::Roots(..) => Resource::Roots,
         }
     }
 }
@@ -259,7 +260,7 @@ impl Registration {
             for content in contents {
                 match (content, &mut facts.certificate, &mut facts.roots) {
                     (Content::Certificate(serial), Some(delivery), _) => on_certificate(delivery, serial),
-                    (Content::Roots(set), _, Some(delivery)) => on_roots(delivery, set),
+                    (Content::Roots(set, _), _, Some(delivery)) => on_roots(delivery, set),
                     // Not watched any more.
                     _ => {}
                 }

@@ -334,7 +334,7 @@ fn a_node_that_comes_back_as_a_process_is_doubted_until_it_accepts_roots() {
     let me = Process::of(std::process::id() as i32);
     let returned = subscribers.join("node".into(), me, false).unwrap();
     returned.watches(&[Resource::Roots]);
-    let roots = [Content::Roots(RootDigests::default())];
+    let roots = [Content::Roots(RootDigests::default(), None)];
     returned.sent(&roots);
     assert_eq!(subscribers.snapshot().len(), 3);
     returned.accepted(&roots);
