@@ -85,7 +85,7 @@ impl Refusals {
                 // Our trouble, and cheap to meet for whoever makes key ids up.
                 if let Some(others) = self.is_due(outside.reason) {
                     let (reason, cause) = (outside.reason.code(), with_causes(error));
-                    tracing::warn!(request_id, reason, %address, cause, others, "certificates refused");
+                    tracing::warn!(request_id, reason, %address, cause, others, "certificate refused");
                 }
             }
             other => {

@@ -220,10 +220,12 @@ async fn produce(reason: Reason, good: &Stage) -> Produced {
         Reason::OverloadFailures => {
             let stage = Stage::new(&[("failures-per-address", "1")]).await;
             let bad = stage.site.ask_for("garbage");
-            for _ in 0..10 {
-                stage.caller.ask(bad.clone()).await.unwrap_err();
-            }
-            stage.refuses(bad).await
+            let status = eventually("the share is spent", async || {
+                let status = stage.caller.ask(bad.clone()).await.unwrap_err();
+                (reason_of(&status) == reason.code()).then_some(status)
+            })
+            .await;
+            Produced::Answered(status, Some(stage))
         }
         Reason::OverloadSlow => {
             let stage = Stage::new(&[("in-flight", "1")]).await;
