@@ -48,16 +48,17 @@ pub enum AgentError {
 
 /// Runs until `stop`.
 pub async fn run(config: &Config, stop: CancellationToken) -> Result<(), AgentError> {
-    let folder = config.state.as_deref().map(Folder::open).transpose()?;
-    let instance = folder.as_ref().map(Folder::instance_id).transpose()?;
-    // What is damaged is passed over: the configured roots serve for a new first contact.
-    let trust = folder.as_ref().and_then(|folder| good(folder.trust()));
-    let earlier = folder.as_ref().map(|folder| good(folder.subscribers())).unwrap_or_default();
+    // First what may be refused, so that a wrong path leaves nothing behind.
     let socket = match &config.sds_socket {
         Some(path) => Some(Socket::bind(path).await?),
         None => None,
     };
     let listener = monitoring::bind(config.monitoring).await?;
+    let folder = config.state.as_deref().map(Folder::open).transpose()?;
+    let instance = folder.as_ref().map(Folder::instance_id).transpose()?;
+    // What is damaged is passed over: the configured roots serve for a new first contact.
+    let trust = folder.as_ref().and_then(|folder| good(folder.trust()));
+    let earlier = folder.as_ref().map(|folder| good(folder.subscribers())).unwrap_or_default();
 
     let trust_domain = config.spiffe_id.trust_domain().clone();
     let holder = Arc::new(Holder::new(trust_domain.clone(), trust));
@@ -365,6 +366,16 @@ mod tests {
         let stated = until(&mut ca, |stated| holdings(stated) == [Holding::Held]).await;
         assert_eq!(stated.subscribers.unwrap().unknown, 0);
         running.stop().await;
+    }
+
+    #[tokio::test]
+    async fn a_path_that_is_no_socket_leaves_no_folder_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = FakeCa::start().await.config(folder.path());
+        std::fs::write(folder.path().join("sds"), "a file").unwrap();
+        let result = run(&config, CancellationToken::new()).await;
+        assert!(matches!(result, Err(AgentError::Sds(SdsError::NotASocket(_)))), "{result:?}");
+        assert!(!folder.path().join("state").exists());
     }
 
     #[tokio::test]

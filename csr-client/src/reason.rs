@@ -92,6 +92,8 @@ reasons! {
     TrustTrustDomain "trust_domain" Trust;
     /// A root that does not read.
     TrustUnreadable "unreadable" Trust;
+    /// Its roots are not roots.
+    TrustNotARoot "not_a_root" Trust;
     /// None for our own trust domain.
     TrustNoRoots "no_roots" Trust;
     /// A digest of something else.

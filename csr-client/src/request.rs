@@ -72,6 +72,15 @@ pub enum RequestError {
     /// No token.
     #[error("there is no evidence to show")]
     Evidence(#[from] EvidenceError),
+    /// Neither the token nor the certificate did.
+    #[error("neither the token nor the certificate does (the certificate: {})", with_causes(.certificate))]
+    Neither {
+        /// Why the token does not: that is what can be mended.
+        #[source]
+        token: Box<Self>,
+        /// Why the certificate does not.
+        certificate: Box<Self>,
+    },
     /// No key or CSR could be made.
     #[error("cannot make a key and its request")]
     Key(#[from] KeyError),
@@ -109,6 +118,7 @@ impl RequestError {
     pub fn reason(&self) -> Reason {
         match self {
             Self::Evidence(error) => error.reason(),
+            Self::Neither { token, .. } => token.reason(),
             Self::Key(_) => Reason::Key,
             Self::Connect(_) => Reason::Connect,
             Self::Refused(_) => Reason::Refused,
@@ -136,6 +146,7 @@ impl RequestError {
         match self {
             // The message may have a request's id in it.
             Self::Refused(refusal) => refusal.trouble(),
+            Self::Neither { token, certificate } => token.trouble() + "; " + &certificate.trouble(),
             other => with_causes(other),
         }
     }
@@ -159,6 +170,7 @@ impl RequestError {
     pub fn hint(&self) -> Option<Duration> {
         match self {
             Self::Refused(refusal) => refusal.hint(),
+            Self::Neither { token, certificate } => certificate.hint().or(token.hint()),
             _ => None,
         }
     }
@@ -188,24 +200,23 @@ impl Requester {
     /// One attempt, and one more with the certificate that is held if only the token is at fault and that is
     /// allowed. `trust` is what is held already: it decides whom to believe at the other end.
     pub async fn obtain(&self, trust: Option<&Trust>) -> Result<Answer, RequestError> {
-        let error = match self.attempt(trust, None).await {
+        let token = match self.attempt(trust, None).await {
             Ok(answer) => {
                 self.by_certificate.store(false, Ordering::Relaxed);
                 return Ok(answer);
             }
             Err(error) => error,
         };
-        let Some(svid) = self.certificate().filter(|_| error.is_of_evidence()) else { return Err(error) };
-        tracing::warn!(error = %with_causes(&error), "the token does not do; the certificate is shown instead");
+        let Some(svid) = self.certificate().filter(|_| token.is_of_evidence()) else { return Err(token) };
         match self.attempt(trust, Some(&svid)).await {
             Ok(answer) => {
+                tracing::warn!(error = %with_causes(&token), "the token did not do; the certificate did");
                 self.by_certificate.store(true, Ordering::Relaxed);
                 Ok(answer)
             }
-            Err(second) => {
-                tracing::warn!(error = %with_causes(&second), "the certificate does not do either");
-                // What can be mended is the token.
-                Err(error)
+            // Said by whoever knows whether it was said before.
+            Err(certificate) => {
+                Err(RequestError::Neither { token: Box::new(token), certificate: Box::new(certificate) })
             }
         }
     }
@@ -213,9 +224,15 @@ impl Requester {
     async fn attempt(&self, trust: Option<&Trust>, shown: Option<&Svid>) -> Result<Answer, RequestError> {
         let limit = self.ca.timeout;
         let attempt = async {
+            // Before the CA is bothered: what is ours to have.
+            let token = match shown {
+                Some(_) => None,
+                None => Some(Token::read(&self.token).await?),
+            };
             let key = PrivateKey::generate_p256()?;
             let csr = csr::create(&key, &self.spiffe_id)?;
-            let (response, first_contact) = self.call(csr, trust, shown).await?;
+            let (channel, first_contact) = self.connect_with(trust, shown).await?;
+            let response = self.call(channel, csr, token).await?;
             let now = SystemTime::now();
             let version = Version::of(response.metadata());
             let chain = response.into_inner().cert_chain;
@@ -230,14 +247,13 @@ impl Requester {
         tokio::time::timeout(limit, attempt).await.unwrap_or(Err(RequestError::Deadline(limit)))
     }
 
-    /// The call itself; returns with the answer what the connection's trust began with.
+    /// The call itself.
     async fn call(
         &self,
+        channel: Channel,
         csr: String,
-        trust: Option<&Trust>,
-        shown: Option<&Svid>,
-    ) -> Result<(Response<IstioCertificateResponse>, String), RequestError> {
-        let (channel, first_contact) = self.connect_with(trust, shown).await?;
+        token: Option<Token>,
+    ) -> Result<Response<IstioCertificateResponse>, RequestError> {
         // Istio's agent sends the key also when it has no signer to name.
         let signer = prost_types::Value { kind: Some(prost_types::value::Kind::StringValue(String::new())) };
         let mut request = Request::new(IstioCertificateRequest {
@@ -246,14 +262,11 @@ impl Requester {
             metadata: Some(prost_types::Struct { fields: [("CertSigner".to_owned(), signer)].into() }),
         });
         self.describe(request.metadata_mut());
-        if shown.is_none() {
-            request.metadata_mut().insert("authorization", Token::read(&self.token).await?.header());
+        if let Some(token) = token {
+            request.metadata_mut().insert("authorization", token.header());
         }
         let mut client = IstioCertificateServiceClient::new(channel).max_decoding_message_size(MAX_ANSWER);
-        match client.create_certificate(request).await {
-            Ok(response) => Ok((response, first_contact)),
-            Err(status) => Err(failure(&status)),
-        }
+        client.create_certificate(request).await.map_err(|status| failure(&status))
     }
 
     /// Before roots go: whether the CA can be reached with those of `next` alone. A CA that says otherwise, by
@@ -374,6 +387,51 @@ mod tests {
         assert!(seen.headers.get("x-signet-instance").is_none());
         std::fs::remove_file(&config.token).unwrap();
         assert_eq!(requester.obtain(None).await.unwrap_err().reason(), "token_unreadable");
+    }
+
+    #[tokio::test]
+    async fn a_missing_token_is_said_and_not_hidden_by_a_ca_that_is_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = FakeCa::start().await.config(folder.path());
+        // A port that nobody else takes and that is no CA.
+        let away = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        config.ca.url = format!("https://{}", away.local_addr().unwrap());
+        std::fs::remove_file(&config.token).unwrap();
+        let error = Requester::new(&config, None).obtain(None).await.unwrap_err();
+        assert_eq!(error.reason(), "token_unreadable");
+        assert!(error.is_ours());
+        let called = tokio::time::timeout(Duration::from_millis(50), away.accept()).await;
+        assert!(called.is_err(), "the CA was not even asked");
+    }
+
+    #[tokio::test]
+    async fn trouble_of_token_and_certificate_is_one_trouble() {
+        let folder = tempfile::tempdir().unwrap();
+        let ca = FakeCa::start().await;
+        let config = ca.config(folder.path());
+        let holder = crate::identity::Holder::new(crate::testing::trust_domain(), None);
+        let requester = Requester::new(&config, None).showing(holder.subscribe());
+        holder.take_answer(requester.obtain(None).await.unwrap());
+        let held = holder.served().trust;
+        std::fs::remove_file(&config.token).unwrap();
+        let mut request = 0;
+        ca.behave(move |_| {
+            request += 1;
+            let mut details = ErrorDetails::new();
+            details.set_error_info("RENEWAL_OFF", "signet", []);
+            details.set_request_info(request.to_string(), "");
+            details.set_retry_info(Some(Duration::from_secs(7)));
+            Err(Status::with_error_details(Code::Unauthenticated, format!("no, {request}"), details))
+        });
+        let first = requester.obtain(held.as_deref()).await.unwrap_err();
+        let second = requester.obtain(held.as_deref()).await.unwrap_err();
+        let text = with_causes(&first);
+        assert!(text.contains("cannot read the token") && text.contains("RENEWAL_OFF"), "{text}");
+        assert_eq!(first.trouble(), second.trouble(), "said once");
+        assert_eq!((first.reason().code(), first.hint()), ("token_unreadable", Some(Duration::from_secs(7))));
+        assert!(!first.is_ours(), "the CA was asked");
+        ca.recover();
+        requester.obtain(held.as_deref()).await.unwrap();
     }
 
     #[tokio::test]

@@ -61,6 +61,9 @@ pub enum TrustError {
     /// A root cannot be read.
     #[error("it holds a root that cannot be read")]
     Root(#[from] CertificateError),
+    /// An intermediate; taken as a root it would silently become one.
+    #[error("it holds a certificate that is not a root")]
+    NotARoot,
     /// Nothing for our own trust domain: taking it would leave us with no roots at all.
     #[error("it has no roots for {0}")]
     NoRoots(TrustDomain),
@@ -85,6 +88,7 @@ impl TrustError {
             Self::Empty => Reason::TrustEmpty,
             Self::TrustDomain(_) => Reason::TrustTrustDomain,
             Self::Root(_) => Reason::TrustUnreadable,
+            Self::NotARoot => Reason::TrustNotARoot,
             Self::NoRoots(_) => Reason::TrustNoRoots,
             Self::Digest => Reason::TrustDigest,
             Self::Crl(_) | Self::CrlForged(_) | Self::CrlsDigest => Reason::TrustCrls,
@@ -125,7 +129,10 @@ impl Trust {
         let trust = message.trust.ok_or(TrustError::Empty)?;
         let bundle = |bundle: proto::TrustBundle| -> Result<_, TrustError> {
             let trust_domain = TrustDomain::parse(&bundle.trust_domain)?;
-            let roots = bundle.roots.into_iter().map(Certificate::from_der).collect::<Result<_, _>>()?;
+            let roots = bundle.roots.into_iter().map(Certificate::from_der).collect::<Result<Vec<_>, _>>()?;
+            if !roots.iter().all(Certificate::is_self_issued) {
+                return Err(TrustError::NotARoot);
+            }
             Ok((trust_domain, TrustBundle::new(roots)))
         };
         let bundles = trust.bundles.into_iter().map(bundle).collect::<Result<Bundles, _>>()?;

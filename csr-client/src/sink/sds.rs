@@ -1,8 +1,9 @@
 //! Secret discovery on a Unix socket, as Istio's agent serves it: `default` and `ROOTCA`.
 //!
-//! This file owns the socket and the service. What a request means is in `subscription`, who has what in
-//! `subscribers`, one stream's course in `stream`.
+//! This file owns the socket and the service. Who may connect is in `connections`, what a request means in
+//! `subscription`, who has what in `subscribers`, one stream's course in `stream`.
 
+mod connections;
 pub(crate) mod fuzzing;
 mod process;
 mod stream;
@@ -33,8 +34,8 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt}
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::transport::server::UdsConnectInfo;
@@ -42,6 +43,12 @@ use tonic::{Request, Response, Status, Streaming};
 
 /// Largest request that is read.
 const MAX_REQUEST: usize = 64 * 1024;
+/// Most bytes of a request's headers.
+const MAX_HEADERS: u32 = 16 * 1024;
+/// Most streams of one connection: an Envoy opens one for each secret.
+const MOST_OF_A_CONNECTION: u32 = 64;
+/// Most streams that have not said yet what they want.
+const MOST_SILENT: usize = 256;
 
 /// Why secrets cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -145,13 +152,18 @@ pub async fn serve(
 ) -> Result<(), SdsError> {
     let Some(listener) = socket.listener.take() else { return Ok(()) };
     tracing::info!(path = %socket.path.display(), "sds listening");
-    let service = Service { source, subscribers, metrics, stop: stop.clone() };
+    let silent = Arc::new(Semaphore::new(MOST_SILENT));
+    let service = Service { source, subscribers, metrics, silent, stop: stop.clone() };
     let service = SecretDiscoveryServiceServer::new(service).max_decoding_message_size(MAX_REQUEST);
     Server::builder()
+        // For calls of other kinds: `stream` has its own limit, since its answer begins before its request.
+        .timeout(stream::FIRST_REQUEST)
+        .max_concurrent_streams(MOST_OF_A_CONNECTION)
+        .http2_max_header_list_size(MAX_HEADERS)
         .initial_stream_window_size(MAX_REQUEST as u32)
         .initial_connection_window_size(MAX_REQUEST as u32)
         .add_service(service)
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled())
+        .serve_with_incoming_shutdown(connections::incoming(listener), stop.cancelled())
         .await?;
     Ok(())
 }
@@ -160,6 +172,8 @@ struct Service {
     source: Source,
     subscribers: Arc<Subscribers>,
     metrics: Arc<Metrics>,
+    /// A place for each stream whose first request has not come.
+    silent: Arc<Semaphore>,
     stop: CancellationToken,
 }
 
@@ -172,6 +186,8 @@ impl SecretDiscoveryService for Service {
         &self,
         request: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamSecretsStream>, Status> {
+        let silent = self.silent.clone().try_acquire_owned();
+        let silent = silent.map_err(|_| Status::resource_exhausted("too many streams without a request"))?;
         let peer = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
         let process = peer.and_then(|peer| peer.pid()).and_then(Process::of);
         // One place: the next response is made when the reader has taken the last one, from what is served
@@ -181,7 +197,7 @@ impl SecretDiscoveryService for Service {
         let (metrics, stop) = (self.metrics.clone(), self.stop.clone());
         tokio::spawn(async move {
             let peer = stream::Peer { subscribers: &subscribers, metrics, process };
-            let run = stream::run(request.into_inner(), answers.clone(), source, peer);
+            let run = stream::run(request.into_inner(), silent, answers.clone(), source, peer);
             let end = tokio::select! {
                 result = run => result,
                 () = stop.cancelled() => Err(Status::unavailable("the agent is stopping")),

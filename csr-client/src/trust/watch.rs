@@ -141,10 +141,6 @@ impl Watch {
 
     /// One stream, until it ends.
     async fn stream(&mut self) -> Result<(), WatchError> {
-        let held = self.holder.served().trust;
-        let connect = self.requester.connect(held.as_deref());
-        let (channel, first_contact) = connect.await?;
-        let mut client = TrustDistributionClient::new(channel).max_decoding_message_size(MAX_TRUST);
         // One place: a statement that is overtaken before it was sent is not worth sending.
         let (statements, outgoing) = mpsc::channel(1);
         let mut stated = self.state();
@@ -153,7 +149,11 @@ impl Watch {
             tokio_stream::once(first),
             ReceiverStream::new(outgoing),
         ));
+        // Before the CA is bothered: what is ours to have.
         self.requester.identify(request.metadata_mut()).await?;
+        let held = self.holder.served().trust;
+        let (channel, first_contact) = self.requester.connect(held.as_deref()).await?;
+        let mut client = TrustDistributionClient::new(channel).max_decoding_message_size(MAX_TRUST);
         let answer = tokio::time::timeout(self.requester.timeout(), client.watch(request)).await;
         let mut incoming = answer.map_err(|_| WatchError::Deadline)??.into_inner();
         let mut served = self.holder.subscribe();

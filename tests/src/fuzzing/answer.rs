@@ -44,7 +44,7 @@ pub fn answer(data: &[u8]) {
     assert!(given.iter().any(anchors), "no single root of the answer is its anchor");
 }
 
-/// Trust that is taken has roots of ours, and every root is a certificate that it was given.
+/// Trust that is taken has roots of ours, and every root is one, and a certificate that it was given.
 fn statement(data: &[u8]) {
     let Ok(message) = WatchResponse::decode(data) else { return };
     let own = pki::trust_domain();
@@ -54,6 +54,7 @@ fn statement(data: &[u8]) {
             assert!(!trust.bundles.get(&own).unwrap().roots().is_empty());
             for (domain, bundle) in trust.bundles.iter() {
                 for root in bundle.roots() {
+                    assert!(root.is_self_issued());
                     let has = given.iter().filter(|given| given.trust_domain == domain.as_str());
                     assert!(has.flat_map(|given| &given.roots).any(|der| der[..] == root.der()[..]));
                 }

@@ -25,7 +25,7 @@ use signet_proto::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryRes
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
@@ -36,6 +36,8 @@ const MOST_UNJUDGED: usize = 4;
 /// How long a verdict is waited for before the next response goes out without it: a verdict that is never
 /// given must not cost anybody a renewal.
 const LONGEST_VERDICT: Duration = Duration::from_secs(30);
+/// How long a stream may be open before it says what it wants.
+pub(super) const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// How often it is looked whether what is due has become available by time alone: a clock that was set right.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -46,15 +48,20 @@ pub(super) struct Peer<'a> {
     pub(super) process: Option<Process>,
 }
 
-/// Runs until the reader goes (`Ok`) or breaks a rule (`Err`, which ends the stream).
+/// Runs until the reader goes (`Ok`) or breaks a rule (`Err`, which ends the stream). Gives
+/// `silent` back with the first request, from which on it is counted among the subscribers.
 pub(super) async fn run(
     mut requests: Streaming<DiscoveryRequest>,
+    silent: OwnedSemaphorePermit,
     answers: mpsc::Sender<Result<DiscoveryResponse, Status>>,
     mut source: Source,
     peer: Peer<'_>,
 ) -> Result<(), Status> {
-    let Ok(Some(first)) = requests.message().await else { return Ok(()) };
+    let first = tokio::time::timeout(FIRST_REQUEST, requests.message()).await;
+    let first = first.map_err(|_| Status::deadline_exceeded("no request came"))?;
+    let Ok(Some(first)) = first else { return Ok(()) };
     let mut stream = Stream::open(first, &peer)?;
+    drop(silent);
     loop {
         let served = source.served.borrow_and_update().clone();
         let due = stream.due(&served, &source);

@@ -293,6 +293,52 @@ async fn streams_of_one_process_are_one_subscriber_and_it_is_remembered_while_it
 }
 
 #[tokio::test]
+async fn streams_that_never_ask_are_bounded_and_ended() {
+    let agent = Agent::start().await;
+    agent.renew(&[&agent.pki.root]);
+    let mut good = agent.open("a", &["default"]).await;
+    good.next().await;
+    let url = format!("unix://{}", agent.socket().display());
+    let endpoint = Endpoint::from_shared(url).unwrap();
+    let (mut silent, mut refused) = (Vec::new(), 0);
+    for _ in 0..5 {
+        let channel = endpoint.connect().await.unwrap();
+        for _ in 0..60 {
+            let mut client = SecretDiscoveryServiceClient::new(channel.clone());
+            match client.stream_secrets(tokio_stream::pending()).await {
+                Ok(answers) => silent.push(answers.into_inner()),
+                Err(status) => {
+                    assert_eq!(status.code(), Code::ResourceExhausted);
+                    refused += 1;
+                }
+            }
+        }
+    }
+    assert_eq!((silent.len(), refused), (MOST_SILENT, 300 - MOST_SILENT));
+    for mut answers in silent {
+        assert_eq!(answers.message().await.unwrap_err().code(), Code::DeadlineExceeded);
+    }
+    // Their places are free, and who asks is not disturbed.
+    assert_eq!(agent.open("b", &["default"]).await.next().await.names(), ["default"]);
+    agent.renew(&[&agent.pki.root]);
+    assert_eq!(good.next().await.names(), ["default"]);
+}
+
+#[tokio::test]
+async fn a_connection_has_a_most_of_streams() {
+    let agent = Agent::start().await;
+    let url = format!("unix://{}", agent.socket().display());
+    let channel = Endpoint::from_shared(url).unwrap().connect().await.unwrap();
+    let mut client = SecretDiscoveryServiceClient::new(channel);
+    let mut open = Vec::new();
+    for _ in 0..MOST_OF_A_CONNECTION {
+        open.push(client.stream_secrets(tokio_stream::pending()).await.unwrap());
+    }
+    let one_more = client.stream_secrets(tokio_stream::pending());
+    assert!(tokio::time::timeout(std::time::Duration::from_millis(200), one_more).await.is_err());
+}
+
+#[tokio::test]
 async fn there_is_a_most_of_subscribers() {
     let subscribers = Arc::new(Subscribers::default());
     let join = |node: String| subscribers.join(node, None, false);

@@ -14,7 +14,8 @@ struct Watching {
     second: Authority,
     holder: Arc<Holder>,
     metrics: Arc<Metrics>,
-    _folder: tempfile::TempDir,
+    watch: Watch,
+    folder: tempfile::TempDir,
     _tasks: JoinSet<()>,
 }
 
@@ -32,8 +33,8 @@ impl Watching {
         let watch =
             Watch { requester, holder: watched, subscribers: Arc::default(), files: None, metrics: counted };
         let mut tasks = JoinSet::new();
-        tasks.spawn(watch.keep());
-        let this = Self { ca, second, holder, metrics, _folder: folder, _tasks: tasks };
+        tasks.spawn(watch.clone().keep());
+        let this = Self { ca, second, holder, metrics, watch, folder, _tasks: tasks };
         this.until(7, 1).await;
         this
     }
@@ -63,12 +64,13 @@ impl Watching {
 #[tokio::test]
 async fn statements_that_would_cost_the_roots_are_dropped_with_their_reason() {
     type Lie = fn(&Watching) -> proto::Trust;
-    let lies: [(Lie, &str); 6] = [
+    let lies: [(Lie, &str); 7] = [
         (|_| proto::Trust { epoch: 7, sequence: 2, ..Default::default() }, "no_roots"),
         (|watching| watching.changed(|bundle| bundle.roots.clear()), "no_roots"),
         (|watching| watching.changed(|bundle| bundle.roots.push(vec![7; 1000])), "unreadable"),
         (|watching| watching.changed(|bundle| bundle.roots.truncate(1)), "digest"),
         (|watching| watching.changed(|bundle| bundle.roots.push(vec![7; MAX_TRUST])), "too_large"),
+        (|watching| statement(&[&watching.ca.pki.root, &watching.ca.pki.intermediate], 7, 2), "not_a_root"),
         // A good certificate, and not one by which the CA could be believed.
         (|watching| statement(&[&watching.second], 7, 2), "roots"),
     ];
@@ -86,6 +88,16 @@ async fn statements_that_would_cost_the_roots_are_dropped_with_their_reason() {
         watching.ca.trust.send_replace(Some(statement(&[&watching.ca.pki.root], 7, 3)));
         assert_eq!(watching.until(7, 3).await, std::slice::from_ref(&watching.ca.pki.root.certificate));
     }
+}
+
+#[tokio::test]
+async fn a_missing_token_is_said_before_the_ca_is_connected_to() {
+    let mut watching = Watching::start().await;
+    std::fs::remove_file(watching.folder.path().join("token")).unwrap();
+    // Without a root of the CA's there is no connection, either.
+    std::fs::remove_file(watching.folder.path().join("ca-root.pem")).unwrap();
+    watching.holder.take_trust(trust(&[&watching.second], None));
+    assert!(matches!(watching.watch.stream().await, Err(WatchError::Evidence(_))));
 }
 
 #[tokio::test]
