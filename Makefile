@@ -32,8 +32,8 @@ bench: ## measure certificates per second, CPU, memory and start-up
 	target/fast/load
 
 # Needs a nightly compiler beside the pinned one. What the corpora hold already, `make test` runs.
-TIME := 60
-TARGET := $(notdir $(wildcard fuzz/corpus/*))
+TIME ?= 60
+TARGET ?= $(notdir $(wildcard fuzz/corpus/*))
 fuzz: ## fuzz every parser of outside bytes, TIME=60 seconds each; TARGET=csr TIME=1200 for one
 	tests/tools/install cargo-fuzz
 	fuzz/run $(TIME) $(TARGET)

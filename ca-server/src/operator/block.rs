@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::client::{self, Client};
 use super::{OperatorError, Target, print, show};
+use crate::blocks;
 
 /// `block …`
 #[derive(Debug, Subcommand)]
@@ -83,6 +84,8 @@ pub async fn block(target: &Target, verb: BlockVerb) -> Result<(), OperatorError
             let Some((kind, value)) = whom.named() else {
                 return Err(OperatorError::Flag("whom to block is missing".to_owned()));
             };
+            // Judged here, so that a mistyped flag is not an answer of the server.
+            blocks::Target::parse(kind, &value).map_err(OperatorError::Flag)?;
             let wanted = json!({ "kind": kind, "value": value, "reason": reason });
             print(target.output, &client.post("/v1/blocks", &wanted).await?, show::blocked)
         }

@@ -60,12 +60,12 @@ impl Process {
 
     /// Resident memory in bytes.
     pub fn memory(&self) -> Result<u64, Failure> {
-        Ok(self.status("VmRSS:")? * 1024)
+        memory_of(self.child.id())
     }
 
     /// Threads.
     pub fn threads(&self) -> Result<u64, Failure> {
-        self.status("Threads:")
+        status_of(self.child.id(), "Threads:")
     }
 
     /// Open file handles.
@@ -78,14 +78,6 @@ impl Process {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
-    }
-
-    /// A number in its status, as the kernel has it.
-    fn status(&self, name: &str) -> Result<u64, Failure> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        let line = line.ok_or_else(|| format!("no {name} in /proc"))?;
-        Ok(line.trim().trim_end_matches("kB").trim().parse()?)
     }
 }
 
@@ -101,10 +93,15 @@ pub fn cpu_of(id: u32) -> Result<Duration, Failure> {
 
 /// Resident memory of a process in bytes.
 pub fn memory_of(id: u32) -> Result<u64, Failure> {
+    Ok(status_of(id, "VmRSS:")? * 1024)
+}
+
+/// A number in a process's status, as the kernel has it.
+fn status_of(id: u32, name: &str) -> Result<u64, Failure> {
     let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
-    let kilobytes: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
-    Ok(kilobytes * 1024)
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    let line = line.ok_or_else(|| format!("no {name} in /proc"))?;
+    Ok(line.trim().trim_end_matches("kB").trim().parse()?)
 }
 
 impl Drop for Process {
