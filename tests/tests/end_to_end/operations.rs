@@ -288,12 +288,10 @@ fn the_units_are_read_by_systemd_are_hardened_and_name_flags_that_exist() {
     }
     // The agent closes its state folder to others, who must reach its certificates.
     let agent = read("systemd/csr-client.service");
-    let folder = |flag: &str| {
-        let value = agent.split(' ').skip_while(|word| *word != flag).nth(1).unwrap();
-        Path::new(value.trim()).to_owned()
-    };
+    let folder =
+        |flag: &str| Path::new(agent.split_whitespace().skip_while(|word| *word != flag).nth(1).unwrap());
     let (state, certs) = (folder("--state"), folder("--output-certs"));
-    assert!(!certs.starts_with(&state), "{certs:?} is closed with {state:?}");
+    assert!(!certs.starts_with(state), "{certs:?} is closed with {state:?}");
     // The folder that systemd makes is the one that the program takes where nothing else is said.
     assert!(read("systemd/ca-server.service").contains("\nStateDirectory=signet\n"));
     assert!(read("config/full.toml").contains("\ndata = \"/var/lib/signet\"\n"));

@@ -141,6 +141,8 @@ fn a_change_is_safe_needs_a_rotation_or_is_refused() {
         assert_eq!(json["change"]["reasons"][0]["code"].as_str(), code);
         let text = run(&options(&new, Some(against), Format::Text), now()).unwrap().output;
         assert!(text.contains(&format!("\nAgainst {}\n  verdict", against.path().display())), "{text}");
+        let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(words.contains("cannot take a root away"), verdict == "needs_rotation", "{text}");
     }
 }
 

@@ -66,9 +66,9 @@ fn of_change(change: &Change) -> String {
         Outcome::Same => "nothing changes",
         Outcome::Safe => "safe at once",
         Outcome::NeedsRotation => {
-            "needs a rotation: the CA refuses it as it is, and goes on with what it has. First load the \
-                old signer with the old and the new roots together; switch the signer once every proxy has \
-                both; take the old root away last"
+            "needs a rotation: the CA refuses it as it is, and goes on with what it has. It takes another \
+                signer under the old root, and more roots beside the old one; this version cannot take a root \
+                away or sign under another while it runs, whatever every proxy has"
         }
         Outcome::Refused => "refused",
         Outcome::Unknown => "cannot be said",
