@@ -6,7 +6,7 @@ mod seeds;
 
 use std::fs;
 use std::panic::catch_unwind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use signet_tests::fuzzing::TARGETS;
 
@@ -14,10 +14,10 @@ fn corpus() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus"))
 }
 
-fn replay(target: &str) {
+fn replay(corpora: &Path, target: &str) {
     let (_, run) = TARGETS.iter().find(|(name, _)| *name == target).unwrap();
     let mut files: Vec<_> =
-        fs::read_dir(corpus().join(target)).unwrap().map(|file| file.unwrap().path()).collect();
+        fs::read_dir(corpora.join(target)).unwrap().map(|file| file.unwrap().path()).collect();
     files.sort();
     assert!(!files.is_empty(), "the corpus of {target} is empty");
     let fail = |file: &&PathBuf| {
@@ -32,7 +32,7 @@ macro_rules! replayed {
     ($($target:ident)*) => {
         $(#[test]
         fn $target() {
-            replay(stringify!($target));
+            replay(&corpus(), stringify!($target));
         })*
 
         #[test]

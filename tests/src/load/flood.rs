@@ -213,9 +213,11 @@ pub async fn look(monitoring: SocketAddr, until: Instant) -> Result<Vec<Duration
 
 async fn pieces(issued: Arc<AtomicUsize>, until: Instant) -> Vec<f64> {
     let mut pieces = Vec::new();
+    let mut ticks = tokio::time::interval(PIECE);
+    ticks.tick().await;
     while Instant::now() + PIECE <= until {
         let (began, before) = (Instant::now(), issued.load(Ordering::Relaxed));
-        tokio::time::sleep(PIECE).await;
+        ticks.tick().await;
         let done = issued.load(Ordering::Relaxed) - before;
         pieces.push(done as f64 / began.elapsed().as_secs_f64());
     }
@@ -224,9 +226,10 @@ async fn pieces(issued: Arc<AtomicUsize>, until: Instant) -> Vec<f64> {
 
 async fn watch_memory(id: u32, until: Instant) -> Result<u64, Failure> {
     let mut most = 0;
+    let mut ticks = tokio::time::interval(Duration::from_millis(250));
     while Instant::now() < until {
+        ticks.tick().await;
         most = most.max(memory_of(id)?);
-        tokio::time::sleep(Duration::from_millis(250)).await;
     }
     Ok(most)
 }
@@ -234,7 +237,9 @@ async fn watch_memory(id: u32, until: Instant) -> Result<u64, Failure> {
 /// When a newcomer is first served as fast as before, and stays so for as many as are left.
 async fn normal(channel: &Channel, newcomers: &[Member], before: Duration) -> Option<Duration> {
     let (over, mut since) = (Instant::now(), None);
+    let mut ticks = tokio::time::interval(Duration::from_millis(20));
     for newcomer in newcomers {
+        ticks.tick().await;
         let (answer, took) = newcomer.ask(channel).await;
         let fast = answer.is_ok() && took <= before * 2;
         match (fast, since) {
@@ -243,7 +248,6 @@ async fn normal(channel: &Channel, newcomers: &[Member], before: Duration) -> Op
             (false, _) if answer.is_err() || took > before * 10 => since = None,
             _ => {}
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     since
 }

@@ -214,9 +214,7 @@ async fn an_agent_that_was_stopped_past_the_end_renews_when_it_goes_on() {
     default.ack(&first);
     agent.process.signal(Signal::STOP);
     let end = first.certificates()[0].facts().validity.not_after + Duration::from_secs(5);
-    let left = end.duration_since(SystemTime::now()).unwrap_or_default();
-    // What is waited for is time itself.
-    tokio::time::sleep(left).await;
+    eventually("its end, and some time after it", async || (SystemTime::now() > end).then_some(())).await;
     let (seen, began) = (agent.process.log().len(), Instant::now());
     agent.process.signal(Signal::CONT);
     agent.certificate_after(seen).await;

@@ -1,9 +1,10 @@
 //! Where the corpora began: real inputs of every kind, good ones and such as are refused for one reason. Keys
-//! are made for it and serve nothing else. Run by hand, since keys and tokens differ each time:
-//! `cargo test --profile fast -p signet-tests --test fuzzing -- --ignored`
+//! are made for it and serve nothing else. They differ each time, so every target stands fresh ones in each run;
+//! with `SIGNET_SEED_CORPORA=1` they replace those in `fuzz/corpus`.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use signet_tests::harness::openssl::{csr, key, openssl};
 use tempfile::TempDir;
@@ -58,16 +59,21 @@ impl Bench {
     }
 }
 
+/// Where they are written.
+static CORPORA: OnceLock<PathBuf> = OnceLock::new();
+
 /// Writes a file of a corpus.
 fn seed(target: &str, name: &str, content: impl AsRef<[u8]>) {
-    let folder = super::corpus().join(target);
+    let folder = CORPORA.get().unwrap().join(target);
     fs::create_dir_all(&folder).unwrap();
     fs::write(folder.join(name), content).unwrap();
 }
 
 #[test]
-#[ignore = "writes the corpora anew"]
-fn seeds_of_the_corpora() {
+fn every_target_stands_fresh_seeds() {
+    let folder = tempfile::tempdir().unwrap();
+    let kept = std::env::var_os("SIGNET_SEED_CORPORA").is_some();
+    CORPORA.set(if kept { super::corpus() } else { folder.path().to_owned() }).unwrap();
     let bench = Bench::new();
     requests(&bench);
     files(&bench);
@@ -80,6 +86,9 @@ fn seeds_of_the_corpora() {
     answers::streams();
     answers::messages(&bench);
     logs::logs();
+    for (target, _) in signet_tests::fuzzing::TARGETS {
+        super::replay(CORPORA.get().unwrap(), target);
+    }
 }
 
 fn requests(bench: &Bench) {

@@ -191,14 +191,17 @@ impl Place {
     /// # Errors
     /// It was sent away just before.
     pub fn settle(&self) -> Result<(), Overload> {
-        let mut state = self.crowd.lock();
+        // A connection is settled once and asked about with each certificate.
         if self.settled.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let idle =
-            state.sources.get_mut(&self.source).and_then(|standing| standing.idle.remove(&self.number));
-        self.settled.store(idle.is_some(), Ordering::Relaxed);
-        idle.map(|_| ()).ok_or(Overload::Slow)
+        let mut state = self.crowd.lock();
+        let standing = state.sources.get_mut(&self.source);
+        if standing.and_then(|standing| standing.idle.remove(&self.number)).is_some() {
+            self.settled.store(true, Ordering::Relaxed);
+        }
+        // Somebody else may have settled it in between.
+        if self.settled.load(Ordering::Relaxed) { Ok(()) } else { Err(Overload::Slow) }
     }
 }
 

@@ -60,6 +60,16 @@ pub(super) struct Groups {
 }
 
 impl Groups {
+    /// Numbers that differ from one server to the next, so that nobody can make two groups one.
+    pub(super) fn of(asker: &Asker<'_>, hasher: &RandomState) -> Self {
+        let number = |kind: u8, name: (&str, &str)| hasher.hash_one((kind, name));
+        Self {
+            caller: number(0, asker.caller),
+            namespace: number(1, asker.namespace),
+            node: asker.node.map(|node| number(2, (node, ""))),
+        }
+    }
+
     fn all(self) -> impl Iterator<Item = u64> {
         [self.caller, self.namespace].into_iter().chain(self.node)
     }
@@ -86,7 +96,6 @@ impl Place {
 /// What waits, in order.
 #[derive(Debug)]
 pub(super) struct Order<T> {
-    hasher: RandomState,
     by_need: BTreeMap<Place, (Groups, T)>,
     /// Where they stand by stamp and number: those whose certificate ends, and the others.
     ending: BTreeMap<(u64, u64), Place>,
@@ -115,7 +124,6 @@ pub(super) enum Entered<T> {
 impl<T> Default for Order<T> {
     fn default() -> Self {
         Self {
-            hasher: RandomState::new(),
             by_need: BTreeMap::new(),
             ending: BTreeMap::new(),
             others: BTreeMap::new(),
@@ -131,15 +139,6 @@ impl<T> Default for Order<T> {
 impl<T> Order<T> {
     pub(super) fn len(&self) -> usize {
         self.by_need.len()
-    }
-
-    pub(super) fn groups(&self, asker: &Asker<'_>) -> Groups {
-        let number = |kind: u8, name: (&str, &str)| self.hasher.hash_one((kind, name));
-        Groups {
-            caller: number(0, asker.caller),
-            namespace: number(1, asker.namespace),
-            node: asker.node.map(|node| number(2, (node, ""))),
-        }
     }
 
     /// Where a newcomer would stand.
@@ -269,7 +268,11 @@ mod tests {
         Asker { caller: (caller, ""), namespace: ("cluster.local", namespace), node: None }
     }
 
-    /// An order with room for a hundred.
+    fn groups(asker: &Asker<'_>) -> Groups {
+        static HASHER: std::sync::LazyLock<RandomState> = std::sync::LazyLock::new(RandomState::new);
+        Groups::of(asker, &HASHER)
+    }
+
     struct Queue(Order<String>);
 
     impl Queue {
@@ -278,7 +281,7 @@ mod tests {
         }
 
         fn ask(&mut self, caller: &str, namespace: &str, need: Need, room: usize) -> Entered<String> {
-            let groups = self.0.groups(&asker(caller, namespace));
+            let groups = groups(&asker(caller, namespace));
             let place = self.0.place(groups, need);
             self.0.enter(place, groups, room, caller.to_owned())
         }
@@ -337,10 +340,10 @@ mod tests {
         let mut order = Order::default();
         for number in 0..50 {
             let (caller, namespace) = (format!("busy-{number}"), format!("namespace-{number}"));
-            let groups = order.groups(&Asker { node: Some("busy"), ..asker(&caller, &namespace) });
+            let groups = groups(&Asker { node: Some("busy"), ..asker(&caller, &namespace) });
             order.enter(order.place(groups, Need::First), groups, 1000, caller);
         }
-        let groups = order.groups(&Asker { node: Some("quiet"), ..asker("quiet", "x") });
+        let groups = groups(&Asker { node: Some("quiet"), ..asker("quiet", "x") });
         order.enter(order.place(groups, Need::First), groups, 1000, "quiet".to_owned());
         assert_eq!(Queue(order).all().iter().position(|caller| caller == "quiet"), Some(1));
     }
@@ -436,7 +439,7 @@ mod tests {
         queue.wait("x", "x", Need::First);
         let mut places = Vec::new();
         for number in 0..20 {
-            let groups = queue.0.groups(&asker(&format!("a-{number}"), "a"));
+            let groups = groups(&asker(&format!("a-{number}"), "a"));
             places.push(queue.0.place(groups, Need::First));
             queue.wait(&format!("a-{number}"), "a", Need::First);
         }
@@ -459,7 +462,7 @@ mod tests {
             for (caller, namespace, need, ends) in requests {
                 let need = [Need::Ending(at(ends)), Need::First, Need::Early][usize::from(need)];
                 let (caller, namespace) = (format!("{caller}"), format!("{namespace}"));
-                let place = queue.0.place(queue.0.groups(&asker(&caller, &namespace)), need);
+                let place = queue.0.place(groups(&asker(&caller, &namespace)), need);
                 match queue.ask(&caller, &namespace, need, 20) {
                     Entered::Waits => (waiting, last) = (waiting + 1, Some(place)),
                     Entered::InPlaceOf(_) => (answered, last) = (answered + 1, Some(place)),

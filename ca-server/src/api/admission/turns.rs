@@ -4,6 +4,7 @@
 //! The pool holds some milliseconds of work and no more, so that whose turn is next is decided late; and what
 //! waits is what can be done in a second, so that after a flood nobody waits for what nobody wants any more.
 
+use std::hash::RandomState;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use super::Overload;
-use super::order::{Asker, Entered, Need, Order, Place};
+use super::order::{Asker, Entered, Groups, Need, Order, Place};
 
 /// Work that the pool has before it, for each of its threads.
 const AHEAD: Duration = Duration::from_millis(10);
@@ -39,6 +40,7 @@ pub struct Turns {
 struct Shared {
     threads: usize,
     queue: usize,
+    hasher: RandomState,
     /// Of one job, in nanoseconds.
     mean: AtomicU64,
     state: Mutex<State>,
@@ -68,7 +70,8 @@ impl Turns {
     /// Turns for a pool of so many threads, and a queue that is never longer than this.
     pub fn new(threads: usize, queue: usize) -> Self {
         let mean = AtomicU64::new(UNKNOWN.as_nanos() as u64);
-        Self { shared: Arc::new(Shared { threads, queue, mean, state: Mutex::default() }) }
+        let (hasher, state) = (RandomState::new(), Mutex::default());
+        Self { shared: Arc::new(Shared { threads, queue, hasher, mean, state }) }
     }
 
     /// Waits for a turn, at most until `deadline`. What the caller needs is asked only where somebody waits.
@@ -78,10 +81,11 @@ impl Turns {
         need: impl FnOnce() -> Need,
         deadline: Instant,
     ) -> Result<Turn, Overload> {
-        if let Some(turn) = self.shared.take_at_once(asker) {
+        let groups = Groups::of(asker, &self.shared.hasher);
+        if let Some(turn) = self.shared.take_at_once(groups.caller) {
             return Ok(turn);
         }
-        let mut waiting = self.shared.wait(asker, need(), deadline)?;
+        let mut waiting = self.shared.wait(groups, need(), deadline)?;
         // One may have been given back in between.
         self.shared.serve();
         match timeout_at(deadline, &mut waiting.answer).await {
@@ -163,21 +167,19 @@ impl Shared {
         self.jobs_in(BACKLOG).max(SHORTEST).min(self.queue)
     }
 
-    fn take_at_once(self: &Arc<Self>, asker: &Asker<'_>) -> Option<Turn> {
+    fn take_at_once(self: &Arc<Self>, caller: u64) -> Option<Turn> {
         let mut state = self.lock();
         if state.order.len() > 0 || state.turns >= self.at_once() {
             return None;
         }
-        let caller = state.order.groups(asker).caller;
         state.turns += 1;
         state.order.come(caller);
         Some(Turn { shared: self.clone(), caller, began: None })
     }
 
-    fn wait(self: &Arc<Self>, asker: &Asker<'_>, need: Need, deadline: Instant) -> Result<Waiting, Overload> {
+    fn wait(self: &Arc<Self>, groups: Groups, need: Need, deadline: Instant) -> Result<Waiting, Overload> {
         let (answer, receiver) = oneshot::channel();
         let mut state = self.lock();
-        let groups = state.order.groups(asker);
         let place = state.order.place(groups, need);
         // Counting is only worth it where the whole queue takes longer than there is time. Whoever is too late
         // has to be refused before anybody goes for it.
