@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
+use futures::FutureExt;
 use signet_certs::check::Bounds;
 use signet_certs::csr::{Asked as AskedInCsr, CsrError, VerifiedCsr};
 use signet_certs::serial::Serial;
@@ -15,7 +16,7 @@ use signet_service::clock_watch::Stepped;
 use thiserror::Error;
 use tokio::time::Instant;
 
-use crate::api::admission::{Asker, Need, Overload, Turns};
+use crate::api::admission::{Asker, Need, Overload, Turn, Turns};
 use crate::attestation::client_certificate::ClientCertificates;
 use crate::attestation::{Attestation, AttestationError, Caller, Evidence};
 use crate::authority::Issuer;
@@ -24,8 +25,8 @@ use crate::authority::pool::{PoolError, SigningPool};
 use crate::blocks::{Blocked, Blocks};
 use crate::clock::Clock;
 use crate::config::Lifetimes;
-use crate::issuance_log::{AppendError, CertificateEntry, Entry, IssuanceLog};
-use crate::policy::{self, Asked, Denied};
+use crate::issuance_log::{Announced, AppendError, CertificateEntry, Entry, IssuanceLog};
+use crate::policy::{self, Asked, Denied, Grant};
 use crate::trust::Trust;
 
 /// A request for one certificate.
@@ -125,9 +126,11 @@ pub struct Issuance {
 impl Issuance {
     /// Issues one certificate, or says why not, by the request's deadline. If time runs out while the record
     /// is being written, the certificate stands in the log and nobody has it.
-    pub async fn issue(&self, request: Request) -> Result<Issued, IssueError> {
+    pub fn issue(&self, request: Request) -> impl Future<Output = Result<Issued, IssueError>> {
         let deadline = request.deadline;
-        tokio::time::timeout_at(deadline, self.sequence(request)).await.unwrap_or(Err(IssueError::Deadline))
+        // Adapted and not awaited: what would wait here would stand in memory twice.
+        tokio::time::timeout_at(deadline, self.sequence(request))
+            .map(|in_time| in_time.unwrap_or(Err(IssueError::Deadline)))
     }
 
     /// How much a caller needs what it asks for; asked only where requests wait.
@@ -150,16 +153,22 @@ impl Issuance {
     }
 
     async fn sequence(&self, request: Request) -> Result<Issued, IssueError> {
-        let Request { id, deadline, evidence, csr, asked } = request;
         // Read once, and judged at that moment: nothing here is dated by a clock that jumped.
         let now = self.clock.now()?;
-        let caller = self.caller(&evidence, now).await?;
-        let grant = policy::decide(&caller, &asked, self.lifetimes)?;
+        let caller = self.caller(&request.evidence, now).await?;
+        let grant = policy::decide(&caller, &request.asked, self.lifetimes)?;
         let issuer = self.issuer.load_full();
 
         let announced = self.log.announce();
         let need = || self.need(&caller, grant.lifetime, now);
-        let mut turn = self.turns.take(&asker(&caller), need, deadline).await?;
+        let turn = self.turns.take(&asker(&caller), need, request.deadline).await?;
+        // Whoever waits or is refused does not pay for the room that the rest needs.
+        let Request { id, csr, .. } = request;
+        Box::pin(self.sign(Granted { id, csr, now, caller, grant, issuer, announced, turn })).await
+    }
+
+    async fn sign(&self, granted: Granted<'_>) -> Result<Issued, IssueError> {
+        let Granted { id, csr, now, caller, grant, issuer, announced, mut turn } = granted;
         let bounds = Bounds { now, maximum: self.lifetimes.maximum };
         let signer = issuer.clone();
         let work = move || -> Result<_, IssueError> {
@@ -187,6 +196,18 @@ impl Issuance {
             ignored,
         })
     }
+}
+
+/// A request whose turn has come.
+struct Granted<'log> {
+    id: String,
+    csr: String,
+    now: SystemTime,
+    caller: Caller,
+    grant: Grant,
+    issuer: Arc<Issuer>,
+    announced: Announced<'log>,
+    turn: Turn,
 }
 
 /// Who asks, for its turn: only what the evidence proves.

@@ -1,5 +1,7 @@
-//! Wire formats, package by package as in `protos/`; generated, with no logic of our own.
+//! Wire formats, package by package as in `protos/`; generated, but for [`codec`].
 #![allow(clippy::all, clippy::pedantic, rustdoc::all)]
+
+pub mod codec;
 
 /// Istio's certificate call.
 pub mod istio {

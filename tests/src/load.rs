@@ -14,6 +14,7 @@ pub mod reload;
 pub mod rsa;
 pub mod soak;
 pub mod stalled;
+pub mod wire;
 
 use std::error::Error;
 use std::path::{Path, PathBuf};

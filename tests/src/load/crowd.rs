@@ -16,6 +16,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 use tonic::{Request, Status};
 use tonic_types::StatusExt;
 
+use super::wire::Encoded;
 use super::{Failure, Stage, TOKEN_ISSUER};
 use crate::token_issuer::{Algorithm, Object, Subject, TokenIssuer};
 
@@ -50,6 +51,11 @@ impl Member {
         let request =
             IstioCertificateRequest { csr, validity_duration: lifetime.as_secs() as i64, metadata: None };
         Ok(Self { request, authorization })
+    }
+
+    /// The request as bytes.
+    pub fn encoded(&self) -> Result<Encoded, Failure> {
+        Ok(Encoded::new(&self.request, self.authorization.to_str()?))
     }
 
     /// Asks once; how long it took.

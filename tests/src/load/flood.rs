@@ -2,9 +2,10 @@
 //! a few whose certificates end soon and that renew as agents do. The CA's key is RSA 4096 with no room for an
 //! issuing intermediate, so that this program has processor time left.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -13,8 +14,10 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 
-use super::crowd::{Member, connections, open_loop, reason};
+use super::crowd::{Member, connections};
+use super::wire::{Connection, Encoded, Pace, Tally};
 use super::{Failure, Stage, memory_of, percentile};
+use crate::harness::http;
 
 /// Pods of the flood, in so many namespaces.
 const PODS: usize = 2_000;
@@ -25,8 +28,8 @@ const LIFETIME: Duration = Duration::from_secs(20);
 /// An agent that was refused asks again after this time.
 const AGAIN: Duration = Duration::from_secs(1);
 const CONNECTIONS: usize = 8;
-/// Requests of the flood that this program keeps in flight.
-const IN_FLIGHT: usize = 20_000;
+/// Requests in flight while the capacity is measured.
+const IN_FLIGHT: usize = 64;
 /// Times the capacity.
 const TIMES: f64 = 5.0;
 /// How long the capacity is measured.
@@ -48,7 +51,7 @@ pub struct Flooded {
     /// Not sent, because too many were in flight here.
     pub skipped: usize,
     /// Refusals by reason.
-    pub refusals: Vec<(String, usize)>,
+    pub refusals: BTreeMap<String, usize>,
     /// Renewals of certificates that end.
     pub renewals: usize,
     /// Of those, times a certificate ended before its successor came.
@@ -68,9 +71,13 @@ pub async fn measure(time: Duration) -> Result<Flooded, Failure> {
     let stage = Stage::with(&["ca"], &["--key", "rsa4096"])?;
     let ca = stage.start_ca()?;
     let monitoring = ca.monitoring.parse()?;
-    let here = IpAddr::from(Ipv4Addr::LOCALHOST);
-    let channels = connections(&stage.root()?, &ca.address, here, CONNECTIONS).await?;
-    let members = |count: usize, kind: &str, lifetime| -> Result<Arc<[Member]>, Failure> {
+    let (root, here) = (stage.root()?, IpAddr::from(Ipv4Addr::LOCALHOST));
+    let channel = connections(&root, &ca.address, here, 1).await?[0].clone();
+    let mut flooding = Vec::new();
+    for _ in 0..CONNECTIONS {
+        flooding.push(Connection::new(&root, &ca.address, here).await?);
+    }
+    let members = |count: usize, kind: &str, lifetime| -> Result<Vec<Member>, Failure> {
         let member = |number: usize| {
             let namespace = format!("namespace-{}", number % NAMESPACES);
             Member::new(&stage, &namespace, &format!("{kind}-{number}"), lifetime)
@@ -78,49 +85,41 @@ pub async fn measure(time: Duration) -> Result<Flooded, Failure> {
         (0..count).map(member).collect()
     };
     let day = Duration::from_secs(86_400);
-    let (pods, ending) = (members(PODS, "pod", day)?, members(ENDING, "ending", LIFETIME)?);
+    let pods = members(PODS, "pod", day)?.iter().map(Member::encoded).collect::<Result<Vec<_>, _>>()?;
+    let ending = members(ENDING, "ending", LIFETIME)?;
 
-    let issued = Arc::new(AtomicUsize::new(0));
-    let (capacity, before) = closed_loop(&channels, &members(64, "before", day)?).await?;
+    let before = alone(&channel, &members(64, "before", day)?).await?;
+    let tally = Tally::default();
+    let (began, until) = (Instant::now(), Instant::now() + CAPACITY);
+    drive(&mut flooding, &pods, Pace::InFlight(IN_FLIGHT / CONNECTIONS), until, &tally).await?;
+    let capacity = tally.answered.load(Ordering::Relaxed) as f64 / began.elapsed().as_secs_f64();
+
+    let (tally, refused_before) = (Arc::new(Tally::default()), refusals(monitoring));
     let until = Instant::now() + time;
     let mut renewing = JoinSet::new();
-    for member in ending.iter().cloned() {
-        renewing.spawn(renew(member, channels.clone(), issued.clone(), until));
+    for member in ending {
+        renewing.spawn(renew(member, channel.clone(), tally.clone(), until));
     }
     let looking = tokio::spawn(look(monitoring, until));
-    let goodput = tokio::spawn(pieces(issued.clone(), until));
+    let goodput = tokio::spawn(pieces(tally.clone(), until));
     let memory = tokio::spawn(watch_memory(ca.id(), until));
-    let refusals: Arc<std::sync::Mutex<std::collections::BTreeMap<String, usize>>> = Arc::default();
-    let (sent, answered) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let skipped = open_loop(capacity * TIMES, until, IN_FLIGHT, |number| {
-        let (pods, channels) = (pods.clone(), channels.clone());
-        let (issued, answered, refusals) = (issued.clone(), answered.clone(), refusals.clone());
-        sent.fetch_add(1, Ordering::Relaxed);
-        async move {
-            match pods[number % pods.len()].ask(&channels[number % channels.len()]).await.0 {
-                Ok(()) => {
-                    issued.fetch_add(1, Ordering::Relaxed);
-                    answered.fetch_add(1, Ordering::Relaxed);
-                }
-                Err(status) => {
-                    let mut refusals = refusals.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                    *refusals.entry(reason(&status)).or_default() += 1;
-                }
-            }
-        }
-    })
-    .await;
-    let normal_after = normal(&channels[0], &members(200, "after", day)?, before).await;
+    let pace = Pace::PerSecond(capacity * TIMES / CONNECTIONS as f64);
+    drive(&mut flooding, &pods, pace, until, &tally).await?;
+    let normal_after = normal(&channel, &members(200, "after", day)?, before).await;
 
     let renewals = renewing.join_all().await;
-    let refusals = refusals.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+    let mut refusals = refusals(monitoring);
+    for (reason, count) in refused_before {
+        refusals.entry(reason).and_modify(|all| *all -= count);
+    }
+    refusals.retain(|_, count| *count > 0);
     Ok(Flooded {
         capacity,
         goodput: goodput.await?,
-        sent: sent.load(Ordering::Relaxed) - skipped,
-        answered: answered.load(Ordering::Relaxed),
-        skipped,
-        refusals: refusals.into_iter().collect(),
+        sent: tally.sent.load(Ordering::Relaxed),
+        answered: tally.answered.load(Ordering::Relaxed),
+        skipped: tally.skipped.load(Ordering::Relaxed),
+        refusals,
         renewals: renewals.iter().map(|one| one.times).sum(),
         ended: renewals.iter().map(|one| one.ended).sum(),
         latest: renewals.iter().map(|one| one.latest).fold(0.0, f64::max),
@@ -130,32 +129,43 @@ pub async fn measure(time: Duration) -> Result<Flooded, Failure> {
     })
 }
 
-/// Certificates a second with 64 in flight, and how long 99 of 100 take at most with one in flight.
-async fn closed_loop(channels: &Arc<[Channel]>, members: &Arc<[Member]>) -> Result<(f64, Duration), Failure> {
-    let mut alone = Vec::new();
-    for member in members.iter() {
-        let (answer, took) = member.ask(&channels[0]).await;
+/// Sends the pods' requests on all connections, each those of its own share.
+async fn drive(
+    connections: &mut [Connection],
+    pods: &[Encoded],
+    pace: Pace,
+    until: Instant,
+    tally: &Tally,
+) -> Result<(), Failure> {
+    let shares = pods.chunks(pods.len().div_ceil(connections.len()));
+    let driving = connections
+        .iter_mut()
+        .zip(shares)
+        .map(|(connection, share)| connection.drive(share, pace, until, tally));
+    futures::future::try_join_all(driving).await?;
+    Ok(())
+}
+
+/// Requests for certificates that the CA has refused, by reason.
+fn refusals(monitoring: SocketAddr) -> BTreeMap<String, usize> {
+    let metrics = http::get(monitoring, "/metrics").1;
+    let refused = metrics.lines().filter_map(|line| line.strip_prefix("signet_refusals_total{reason=\""));
+    refused
+        .filter_map(|line| line.split_once("\"} "))
+        .map(|(reason, count)| (reason.to_owned(), count.parse().unwrap_or_default()))
+        .collect()
+}
+
+/// How long 99 of 100 wait at the most, one after the other.
+async fn alone(channel: &Channel, members: &[Member]) -> Result<Duration, Failure> {
+    let mut times = Vec::new();
+    for member in members {
+        let (answer, took) = member.ask(channel).await;
         answer?;
-        alone.push(took);
+        times.push(took);
     }
-    alone.sort_unstable();
-    let (began, mut tasks) = (Instant::now(), JoinSet::new());
-    for number in 0..64 {
-        let (channels, members) = (channels.clone(), members.clone());
-        tasks.spawn(async move {
-            let mut done = 0_usize;
-            while began.elapsed() < CAPACITY {
-                members[number % members.len()].ask(&channels[number % channels.len()]).await.0?;
-                done += 1;
-            }
-            Ok::<_, tonic::Status>(done)
-        });
-    }
-    let mut done = 0;
-    while let Some(one) = tasks.join_next().await {
-        done += one??;
-    }
-    Ok((done as f64 / began.elapsed().as_secs_f64(), percentile(&alone, 0.99)))
+    times.sort_unstable();
+    Ok(percentile(&times, 0.99))
 }
 
 /// How one whose certificates end fared.
@@ -166,20 +176,15 @@ struct Renewals {
 }
 
 /// Renews at half of each lifetime; when refused, again and again until it has one.
-async fn renew(
-    member: Member,
-    channels: Arc<[Channel]>,
-    issued: Arc<AtomicUsize>,
-    until: Instant,
-) -> Renewals {
+async fn renew(member: Member, channel: Channel, tally: Arc<Tally>, until: Instant) -> Renewals {
     let mut renewals = Renewals { times: 0, ended: 0, latest: 0.0 };
     let mut since: Option<Instant> = None;
     while Instant::now() < until {
-        if member.ask(&channels[0]).await.0.is_err() {
+        if member.ask(&channel).await.0.is_err() {
             tokio::time::sleep(AGAIN).await;
             continue;
         }
-        issued.fetch_add(1, Ordering::Relaxed);
+        tally.answered.fetch_add(1, Ordering::Relaxed);
         if let Some(since) = since.replace(Instant::now()) {
             let used = since.elapsed().as_secs_f64() / LIFETIME.as_secs_f64();
             renewals.times += 1;
@@ -211,14 +216,14 @@ pub async fn look(monitoring: SocketAddr, until: Instant) -> Result<Vec<Duration
     Ok(times)
 }
 
-async fn pieces(issued: Arc<AtomicUsize>, until: Instant) -> Vec<f64> {
+async fn pieces(tally: Arc<Tally>, until: Instant) -> Vec<f64> {
     let mut pieces = Vec::new();
     let mut ticks = tokio::time::interval(PIECE);
     ticks.tick().await;
     while Instant::now() + PIECE <= until {
-        let (began, before) = (Instant::now(), issued.load(Ordering::Relaxed));
+        let (began, before) = (Instant::now(), tally.answered.load(Ordering::Relaxed));
         ticks.tick().await;
-        let done = issued.load(Ordering::Relaxed) - before;
+        let done = tally.answered.load(Ordering::Relaxed) - before;
         pieces.push(done as f64 / began.elapsed().as_secs_f64());
     }
     pieces

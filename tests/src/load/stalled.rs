@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use tonic::transport::Channel;
 use tower::ServiceExt;
 
 use super::crowd::{Member, connections, open_loop, reason};
+use super::wire::{Connection, Pace, Tally};
 use super::{Failure, Stage, flood, percentile};
 
 /// Of each kind of attacker.
@@ -50,12 +52,20 @@ pub async fn measure(time: Duration) -> Result<Stalled, Failure> {
     let stage = Stage::new()?;
     let ca = stage.start_ca()?;
     let address = ca.address.parse()?;
-    let impostors: Arc<[Member]> = Member::impostors(64)?.into();
+    let impostors = Member::impostors(64)?.iter().map(Member::encoded).collect::<Result<Vec<_>, _>>()?;
     let callers: Arc<[Member]> = (0..64)
         .map(|number| Member::new(&stage, "quiet", &format!("caller-{number}"), Duration::from_secs(3600)))
         .collect::<Result<_, _>>()?;
     let there = connections(&stage.root()?, &ca.address, THERE, 8).await?;
 
+    let mut guessing = Vec::new();
+    for _ in 0..8 {
+        let mut connection = Connection::new(&stage.root()?, &ca.address, THERE).await?;
+        // Those that have sent nothing would go when the others come.
+        let soon = Instant::now() + Duration::from_millis(50);
+        connection.drive(&impostors, Pace::InFlight(1), soon, &Tally::default()).await?;
+        guessing.push(connection);
+    }
     let mut silent = Vec::with_capacity(2 * EACH);
     for number in 0..2 * EACH {
         let mut stream = connect(address).await?;
@@ -77,14 +87,10 @@ pub async fn measure(time: Duration) -> Result<Stalled, Failure> {
             call(callers, elsewhere, monitoring, until).await
         })
     });
-    let sent = (BAD_TOKENS * time.as_secs_f64()) as usize;
-    let skipped = open_loop(BAD_TOKENS, until, 4 * EACH, |number| {
-        let (impostors, there) = (impostors.clone(), there.clone());
-        async move {
-            let _ = impostors[number % impostors.len()].ask(&there[number % there.len()]).await;
-        }
-    })
-    .await;
+    let tally = Tally::default();
+    let pace = Pace::PerSecond(BAD_TOKENS / guessing.len() as f64);
+    let guesses = guessing.iter_mut().map(|connection| connection.drive(&impostors, pace, until, &tally));
+    futures::future::try_join_all(guesses).await?;
     let memory = ca.memory()?;
     let Calls { latencies, refusals, health } =
         tokio::task::spawn_blocking(move || calling.join()).await?.map_err(|_| "the callers panicked")??;
@@ -92,7 +98,7 @@ pub async fn measure(time: Duration) -> Result<Stalled, Failure> {
         one.abort();
     }
     drop(silent);
-    let bad_tokens = (sent - skipped) as f64 / time.as_secs_f64();
+    let bad_tokens = tally.sent.load(Ordering::Relaxed) as f64 / time.as_secs_f64();
     Ok(Stalled { latencies, refusals, health, bad_tokens, memory })
 }
 
