@@ -10,6 +10,7 @@ pub mod admin;
 pub mod admission;
 mod backup;
 mod blocks;
+pub mod bunched;
 pub mod entrance;
 pub mod headers;
 pub mod health_checks;

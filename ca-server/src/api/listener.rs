@@ -24,6 +24,7 @@ use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
 use super::admission::{Crowd, Overload, Place, SentAway};
+use super::bunched::Bunched;
 use crate::attestation::client_certificate::Presented;
 use crate::config::Limits;
 use crate::metrics::Metrics;
@@ -60,7 +61,7 @@ pub struct Connection {
     /// What was read of it while the handshake's time ran, and how much of that is still to be read.
     first: [u8; PREFACE],
     unread: usize,
-    stream: TlsStream<TcpStream>,
+    stream: Bunched<TlsStream<TcpStream>>,
     address: SocketAddr,
     place: Arc<Place>,
     sent_away: SentAway,
@@ -131,6 +132,7 @@ pub async fn accept_forever(
             match handshaken {
                 Ok((stream, first)) => {
                     let (place, sent_away) = (Arc::new(place), displaced);
+                    let stream = Bunched::new(stream);
                     let connection = Connection { first, unread: PREFACE, stream, address, place, sent_away };
                     // The receiver is gone when the server ends.
                     let _ = connections.send(Ok(connection)).await;
@@ -169,7 +171,7 @@ impl Connected for Connection {
     type ConnectInfo = PeerAddress;
 
     fn connect_info(&self) -> PeerAddress {
-        let presented = self.stream.get_ref().1.peer_certificates().filter(|all| {
+        let presented = self.stream.get_ref().get_ref().1.peer_certificates().filter(|all| {
             all.len() <= MAX_PRESENTED
                 && all.iter().map(|one| one.len()).sum::<usize>() <= MAX_PRESENTED_BYTES
         });

@@ -29,6 +29,9 @@ const WINDOW: u32 = (1 << 31) - 1;
 /// What every window is at first, in bytes.
 const FIRST_WINDOW: u32 = 65_535;
 
+/// Requests that are due go out together: a system call for each would be the most of their cost, on both sides.
+const TICK: Duration = Duration::from_millis(5);
+
 /// Types of frames.
 mod frame {
     pub(super) const DATA: u8 = 0;
@@ -189,7 +192,7 @@ impl Connection {
         tally: &Tally,
     ) -> Result<(), Failure> {
         let (began, mut due, mut sent) = (Instant::now(), 0, 0);
-        let mut ticks = tokio::time::interval(Duration::from_millis(1));
+        let mut ticks = tokio::time::interval(TICK);
         let end = tokio::time::sleep_until(until);
         tokio::pin!(end);
         loop {
