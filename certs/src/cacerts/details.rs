@@ -10,6 +10,8 @@ use crate::key::SignatureAlgorithm;
 
 /// Extensions that webpki takes where they are critical, by the last arc under 2.5.29.
 const TAKEN: [&str; 6] = ["2.5.29.15", "2.5.29.17", "2.5.29.19", "2.5.29.30", "2.5.29.31", "2.5.29.37"];
+/// Those that peers read in a CA, critical or not: key usage, basic and name constraints, extended key usage.
+const READ: [&str; 4] = ["2.5.29.15", "2.5.29.19", "2.5.29.30", "2.5.29.37"];
 /// Those about policies, which OpenSSL takes too; webpki does not look at them in a root.
 const POLICIES: [&str; 4] = ["2.5.29.32", "2.5.29.33", "2.5.29.36", "2.5.29.54"];
 
@@ -44,8 +46,8 @@ pub(super) struct Details {
     /// Whether leaves may serve and call; nothing without the extension.
     pub(super) serves_and_calls: Option<bool>,
     pub(super) constrained: Vec<Constrained>,
-    /// OIDs of critical extensions that some peer does not know.
-    pub(super) critical: Vec<String>,
+    /// Extensions for which peers refuse the certificate, each with why.
+    pub(super) refused: Vec<String>,
     pub(super) signature: Signature,
     /// The serial number of the issuer's certificate, where the authority key identifier states it.
     pub(super) authority_serial: Option<Vec<u8>>,
@@ -63,7 +65,7 @@ impl Details {
             crl_sign: None,
             serves_and_calls: None,
             constrained: Vec::new(),
-            critical: Vec::new(),
+            refused: Vec::new(),
             signature: signature(&parsed),
             authority_serial: None,
         };
@@ -71,8 +73,11 @@ impl Details {
             let oid = extension.oid.to_id_string();
             let known = TAKEN.contains(&oid.as_str()) || (root && POLICIES.contains(&oid.as_str()));
             let parsed = extension.parsed_extension();
-            if extension.critical && (!known || matches!(parsed, ParsedExtension::ParseError { .. })) {
-                details.critical.push(oid);
+            let is_read = extension.critical || READ.contains(&oid.as_str());
+            if extension.critical && !known {
+                details.refused.push(format!("the critical extension {oid}, which peers do not know"));
+            } else if is_read && matches!(parsed, ParsedExtension::ParseError { .. }) {
+                details.refused.push(format!("the extension {oid}, which peers read and cannot"));
             }
             details.take(parsed);
         }

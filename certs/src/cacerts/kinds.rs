@@ -74,8 +74,8 @@ kinds! {
     SHA1_ROOT "Nobody verifies a root's signature on itself, so it does no harm; some scanners complain."
     SIGNATURE_ALGORITHM "Rustls peers verify RSA (PKCS#1 v1.5) with SHA-2, ECDSA with SHA-256 or SHA-384, \
         and Ed25519; this CA only these."
-    CRITICAL_EXTENSION "A peer must refuse a certificate with a critical extension that it does not know \
-        (RFC 5280, 4.2)."
+    CRITICAL_EXTENSION "A peer must refuse a certificate with a critical extension that it does not know, \
+        or one with an extension that it needs and cannot read (RFC 5280, 4.2)."
     NOT_YET_VALID "Every leaf's chain contains it, and peers refuse the chain until then."
     ENDED "Every leaf's chain contains it, and peers refuse the chain since then."
     ENDS_FIRST "No leaf outlives its chain, so leaves get shorter from here on, and none can be signed \

@@ -35,12 +35,12 @@ pub(super) fn check(member: &Placed, place: Place, now: SystemTime, findings: &m
         let todo = issued_anew(&issuer, "with a name, at the next occasion");
         findings.note(kinds::EMPTY_SUBJECT.on(member, "has an empty subject", todo));
     }
-    for oid in &details.critical {
-        let what = format!("has the critical extension {oid}, which peers do not know or cannot read");
+    for extension in &details.refused {
+        let what = format!("has {extension}");
         findings.fault(kinds::CRITICAL_EXTENSION.on(
             member,
             what,
-            issued_anew(&issuer, "without it, or with it not critical"),
+            issued_anew(&issuer, "without it, or well-formed and not critical"),
         ));
     }
     match member.certificate.facts().validity.at(now) {

@@ -80,7 +80,10 @@ fn every_target_stands_fresh_seeds() {
     names();
     configurations();
     authorities::folders(&bench);
-    tokens::tokens(&bench);
+    let keys = tokens::tokens(&bench);
+    if kept {
+        fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/src/fuzzing/keys.json"), keys).unwrap();
+    }
     tokens::key_sets();
     answers::answers();
     answers::streams();
