@@ -59,14 +59,35 @@ pub fn start(log: Log) -> Logging {
     Logging(guard)
 }
 
-/// An error and its causes on one line: none of our errors prints its cause itself.
+/// An error and its causes on one line. None of our errors prints its cause itself; of those of libraries that
+/// do, what was said just now is not said again.
 pub fn with_causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
+        let said = cause.to_string();
+        if !text.ends_with(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
         next = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0}")]
+    struct Layer(&'static str, #[source] Option<Box<Self>>);
+
+    #[test]
+    fn a_cause_that_its_error_printed_already_is_not_repeated() {
+        let layers = ["cannot connect", "tcp connect error", "tcp connect error", "refused (111)"];
+        let error = layers.into_iter().rev().fold(None, |below, text| Some(Box::new(Layer(text, below))));
+        let text = error.map(|error| with_causes(&*error));
+        assert_eq!(text.as_deref(), Some("cannot connect: tcp connect error: refused (111)"));
+    }
 }

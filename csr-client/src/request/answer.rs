@@ -39,7 +39,7 @@ pub enum AnswerError {
         expected: SpiffeId,
     },
     /// Not for our key.
-    #[error("its key is not the one that we asked for")]
+    #[error("it is for another key than ours")]
     OtherKey,
     /// Not good at this moment: either it or a clock is wrong.
     #[error("it is not good now by this machine's clock; if the CA is right, the clock is wrong")]

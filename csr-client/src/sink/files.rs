@@ -4,7 +4,8 @@
 //! All are written and synced beside their targets first and then renamed one right after another:
 //! CRLs, roots, key, chain. A reader sees whole files only. Between the last two renames the new key stands
 //! beside the old chain; a reader that finds them not to fit reads again, and finds the new pair. The
-//! chain comes last, so that whoever waits for a change of it finds everything that belongs to it.
+//! chain comes last, so that whoever waits for a change of it finds everything that belongs to it. For as long
+//! the old key stays beside them: whoever is killed between the two finds a pair that fits when he comes back.
 
 use crate::complaint::Complaint;
 use crate::identity::{Served, Svid};
@@ -20,7 +21,7 @@ use signet_certs::spiffe_id::TrustDomain;
 use signet_service::files::{self as atomic, Staged};
 use signet_service::logging::with_causes;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -29,6 +30,8 @@ use zeroize::Zeroizing;
 
 /// Wait before a failed write is tried again.
 const RETRY: Duration = Duration::from_secs(5);
+/// How often it is looked whether somebody else has removed or changed the files.
+const LOOK: Duration = Duration::from_secs(3);
 
 /// What was written by an earlier run cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +75,9 @@ pub(crate) struct Written {
     pub(crate) error: Option<String>,
 }
 
+/// The key of the chain that is there, until that is replaced.
+const OLD_KEY: &str = "key.pem.old";
+
 /// Writes one set; `roots_in_chain` ends the chain with the roots. A folder that is made for it is open to
 /// readers, who come for the certificates; the key is for our own user alone, whatever the folder's mode.
 pub fn write(
@@ -82,39 +88,65 @@ pub fn write(
     roots_in_chain: bool,
 ) -> Result<(), FilesError> {
     let failed = |file: &Path, source| FilesError { file: file.to_owned(), source };
+    let staged = stage_pair(folder, svid, roots, roots_in_chain)?;
+    let crl = folder.join(CA_CRL);
+    // Without a CRL in it, the file would be a damaged one.
+    match crls.is_empty() {
+        true => remove(&crl)?,
+        false => {
+            stage(folder, CA_CRL, &crls.to_pem(), 0o644)?.commit().map_err(|source| failed(&crl, source))?
+        }
+    }
+    for file in staged {
+        file.commit().map_err(|source| failed(folder, source))?;
+    }
+    remove(&folder.join(OLD_KEY))?;
+    atomic::sync_folder_of(&folder.join("key.pem")).map_err(|source| failed(folder, source))
+}
+
+/// All but the CRLs, in the order in which they get their names.
+fn stage_pair(
+    folder: &Path,
+    svid: &Svid,
+    roots: &TrustBundle,
+    roots_in_chain: bool,
+) -> Result<Vec<Staged>, FilesError> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o755).create(folder);
-    made.map_err(|source| failed(folder, source))?;
-    let stage = |name: &str, content: &str, mode| -> Result<Staged, FilesError> {
-        let path = folder.join(name);
-        atomic::stage(&path, content.as_bytes(), mode).map_err(|source| failed(&path, source))
-    };
+    made.map_err(|source| FilesError { file: folder.to_owned(), source })?;
     let roots = roots.to_pem();
     let mut chain = svid.chain_pem();
     if roots_in_chain {
         chain.push_str(&roots);
     }
-    let staged = [
-        stage("root-cert.pem", &roots, 0o644)?,
-        stage("key.pem", svid.key_pem(), 0o600)?,
-        stage("cert-chain.pem", &chain, 0o644)?,
-    ];
-    let crl = folder.join(CA_CRL);
-    if crls.is_empty() {
-        // Without a CRL in it, the file would be a damaged one.
-        match std::fs::remove_file(&crl) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(&crl, error)),
-            _ => {}
-        }
-    } else {
-        stage(CA_CRL, &crls.to_pem(), 0o644)?.commit().map_err(|source| failed(&crl, source))?;
+    let mut staged = Vec::with_capacity(4);
+    // What does not read serves nobody, and is not kept.
+    if let Ok(Some((_, key))) = read(folder) {
+        staged.push(stage(folder, OLD_KEY, &key.to_pkcs8_pem(), 0o600)?);
     }
-    for file in staged {
-        file.commit().map_err(|source| failed(folder, source))?;
-    }
-    atomic::sync_folder_of(&folder.join("key.pem")).map_err(|source| failed(folder, source))
+    staged.extend([
+        stage(folder, "root-cert.pem", &roots, 0o644)?,
+        stage(folder, "key.pem", svid.key_pem(), 0o600)?,
+        stage(folder, "cert-chain.pem", &chain, 0o644)?,
+    ]);
+    Ok(staged)
 }
 
-/// Chain and key as they were written; `None` if they never were. Nothing is judged yet.
+fn stage(folder: &Path, name: &str, content: &str, mode: u32) -> Result<Staged, FilesError> {
+    let file = folder.join(name);
+    atomic::stage(&file, content.as_bytes(), mode).map_err(|source| FilesError { file, source })
+}
+
+fn remove(file: &Path) -> Result<(), FilesError> {
+    match std::fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(FilesError { file: file.to_owned(), source: error })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Chain and key as they were written; `None` if they never were. Nothing is judged yet, but of two keys the one
+/// is taken that is the chain's.
 pub(crate) fn read(folder: &Path) -> Result<Option<(Vec<Certificate>, PrivateKey)>, ReadError> {
     let read = |name: &str| match std::fs::read(folder.join(name)) {
         Ok(content) => Ok(Some(Zeroizing::new(content))),
@@ -122,7 +154,21 @@ pub(crate) fn read(folder: &Path) -> Result<Option<(Vec<Certificate>, PrivateKey
         Err(source) => Err(ReadError::Io { file: folder.join(name), source }),
     };
     let (Some(chain), Some(key)) = (read("cert-chain.pem")?, read("key.pem")?) else { return Ok(None) };
-    Ok(Some((Certificate::all_from_pem(&chain)?, PrivateKey::from_pem(&key)?)))
+    let (chain, key) = (Certificate::all_from_pem(&chain)?, PrivateKey::from_pem(&key)?);
+    let fits = |key: &PrivateKey| chain.first().is_some_and(|leaf| leaf.facts().spki == key.spki());
+    let old = || PrivateKey::from_pem(&read(OLD_KEY).ok()??).ok().filter(fits);
+    let key = if fits(&key) { key } else { old().unwrap_or(key) };
+    Ok(Some((chain, key)))
+}
+
+/// By which a file that somebody else removed or changed is told: its number, length and time of change.
+type Mark = (u64, u64, Option<SystemTime>);
+
+fn marks(folder: &Path) -> [Option<Mark>; 4] {
+    [CA_CRL, "root-cert.pem", "key.pem", "cert-chain.pem"].map(|name| {
+        let file = std::fs::symlink_metadata(folder.join(name)).ok()?;
+        Some((file.ino(), file.len(), file.modified().ok()))
+    })
 }
 
 /// Keeps the files at what is served, for ever; reports what they hold.
@@ -135,8 +181,21 @@ pub(crate) async fn follow(
     metrics: Arc<Metrics>,
 ) {
     let folder: Arc<Path> = folder.into();
-    let mut complaint = Complaint::default();
+    let (mut complaint, mut meddling) = (Complaint::default(), Complaint::default());
+    let mut ours = None;
     loop {
+        if let Some(marked) = ours {
+            let folder = folder.clone();
+            let found = tokio::task::spawn_blocking(move || marks(&folder)).await;
+            if found.is_ok_and(|found| found != marked) {
+                if let Some(held_back) = meddling.about("changed") {
+                    tracing::warn!(held_back, "somebody else removed or changed the certificate's files");
+                }
+                // Until they are written again they hold nothing that we know of.
+                written.send_replace(Written::default());
+                ours = None;
+            }
+        }
         let now = served.borrow_and_update().clone();
         let pair = now.valid_svid(SystemTime::now()).cloned().zip(now.trust.clone());
         let mut retry = false;
@@ -151,11 +210,15 @@ pub(crate) async fn follow(
             };
             if *written.borrow() != holds {
                 let folder = folder.clone();
-                let write = move || write(&folder, &svid, &bundle, &trust.crls, roots_in_chain);
+                let write = move || {
+                    write(&folder, &svid, &bundle, &trust.crls, roots_in_chain)?;
+                    Ok::<_, FilesError>(marks(&folder))
+                };
                 // A panic within would be a fault of ours; it is reported as a failure to write.
                 let result = tokio::task::spawn_blocking(write).await.map_err(|error| error.to_string());
                 match result.and_then(|result| result.map_err(|error| with_causes(&error))) {
-                    Ok(()) => {
+                    Ok(marked) => {
+                        ours = Some(marked);
                         metrics.wrote(Writes::Certificates, true);
                         if complaint.over() {
                             tracing::info!("the certificate's files are written again");
@@ -176,6 +239,7 @@ pub(crate) async fn follow(
         tokio::select! {
             changed = served.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(RETRY), if retry => {}
+            () = tokio::time::sleep(LOOK), if !retry && ours.is_some() => {}
         }
     }
 }
@@ -189,7 +253,7 @@ mod tests {
     use crate::testing::{HOUR, Pki, trust, trust_domain, validity};
     use crate::trust::Trust;
     use std::fs::Permissions;
-    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::os::unix::fs::PermissionsExt;
 
     fn bundle(pki: &Pki) -> TrustBundle {
         TrustBundle::new(vec![pki.root.certificate.clone()])
@@ -226,6 +290,50 @@ mod tests {
         let pki = Pki::new();
         write(outer.path(), &pki.svid(validity(HOUR)), &bundle(&pki), &Crls::default(), false).unwrap();
         assert_eq!((mode(outer.path()), mode(&outer.path().join("key.pem"))), (0o755, 0o600));
+    }
+
+    #[test]
+    fn a_cut_between_any_two_renames_leaves_a_pair_that_fits() {
+        let folder = tempfile::tempdir().unwrap();
+        let (pki, crls) = (Pki::new(), Crls::default());
+        let svid = || pki.svid(validity(HOUR));
+        write(folder.path(), &svid(), &bundle(&pki), &crls, false).unwrap();
+        // Each cut begins with what the one before it left.
+        for cut in [0, 1, 2, 3, 3, 2, 4, 3, 1] {
+            let set = stage_pair(folder.path(), &svid(), &bundle(&pki), false).unwrap();
+            assert_eq!(set.len(), 4);
+            set.into_iter().take(cut).for_each(|file| file.commit().unwrap());
+            let (chain, key) = read(folder.path()).unwrap().unwrap();
+            assert_eq!(chain[0].facts().spki, key.spki(), "{cut}");
+        }
+        write(folder.path(), &svid(), &bundle(&pki), &crls, false).unwrap();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3, "the old key does not stay");
+    }
+
+    #[tokio::test]
+    async fn files_that_somebody_removes_or_replaces_are_written_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (pki, holder) = (Pki::new(), Holder::new(trust_domain(), None));
+        let svid = pki.svid(validity(HOUR));
+        let (key, serial) = (svid.key_pem().to_string(), svid.serial().clone());
+        holder.take_answer(Answer { svid, trust: trust(&[&pki.root], None) });
+        let (sender, mut written) = watch::channel(Written::default());
+        let path = folder.path().to_owned();
+        let following = follow(path, holder.subscribe(), trust_domain(), false, sender, Arc::default());
+        let following = tokio::spawn(following);
+        let good = |written: &Written| written.serial.as_ref() == Some(&serial);
+        written.wait_for(good).await.unwrap();
+        let file = folder.path().join("key.pem");
+        // While they cannot be written again, nothing is said to be there.
+        let obstacle = folder.path().join("key.pem.tmp");
+        std::fs::create_dir(&obstacle).unwrap();
+        std::fs::remove_file(&file).unwrap();
+        let failed = written.wait_for(|written| written.error.is_some()).await.unwrap().clone();
+        assert_eq!((failed.serial, failed.roots.len()), (None, 0));
+        std::fs::remove_dir(&obstacle).unwrap();
+        written.wait_for(good).await.unwrap();
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), key);
+        following.abort();
     }
 
     #[tokio::test]
