@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use signet_certs::cacerts::CA_CRL;
 use signet_proto::istio::v1::auth::istio_certificate_service_server::IstioCertificateServiceServer;
 use signet_proto::signet::trust::v1::trust_distribution_server::TrustDistributionServer;
-use signet_service::clock_watch::{ClockWatch, Clocks, MARGIN, MachineClocks};
+use signet_service::clock_watch::{Clocks, MachineClocks};
 use signet_service::logging::with_causes;
 use thiserror::Error;
 use tokio::net::TcpListener;
@@ -43,7 +43,7 @@ use crate::authority::state::{self, StateError};
 use crate::authority::wish::Rules;
 use crate::authority::{Issuer, follow, loader};
 use crate::blocks::{BlockError, Blocks};
-use crate::clock::{Clock, Standing};
+use crate::clock::{self, Clock, Standing};
 use crate::config::Config;
 use crate::data_folder::{self, DataFolder, DataFolderError};
 use crate::file_handles;
@@ -218,7 +218,7 @@ pub async fn run_until(
     let sealer = Sealer::from_file(config.key_encryption_key_file.as_deref())?;
     let folder = DataFolder::open(&config.data)?.sealed_by(sealer);
     let store: Arc<dyn Store> = Arc::new(SledStore::open(&folder.state_dir())?);
-    let watched = Arc::new(ClockWatch::new(clocks, MARGIN));
+    let watched = Arc::new(clock::resume(clocks, store.as_ref())?);
     let options = issuance_log::Options { clock: watched.clone(), ..issuance_log::Options::default() };
     let log = Arc::new(IssuanceLog::open(&folder, store.clone(), &options)?);
     let clock = Arc::new(Clock::new(watched, config.clock_settle));
@@ -480,7 +480,7 @@ async fn warn_of_expiry(running: Arc<Running>) {
 }
 
 async fn watch_clock(running: Arc<Running>) {
-    running.issuance.clock.run(&running.issuance.log).await;
+    running.issuance.clock.run(&running.issuance.log, &running.store).await;
 }
 
 /// So that a start after a crash reads no more of the log than a minute's worth for them.

@@ -3,7 +3,8 @@
 //!
 //! What a step is says [`ClockWatch`]; when the clock is believed again, says [`verdict`]: when it has come back,
 //! when it has stood long enough where it is and nothing speaks against it, or when an operator says so. Whoever
-//! accepts it is an act in the issuance log. A clock that is behind the log at the start counts as stepped.
+//! accepts it is an act in the issuance log. A clock that is behind the log at the start counts as stepped. What
+//! was trusted is kept in the store, so that a restart believes no clock that the server before it refused.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,13 +12,16 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use signet_certs::clock::rfc3339;
-use signet_service::clock_watch::{Change, ClockWatch, MARGIN, Stepped};
+use signet_service::clock_watch::{Change, ClockWatch, Clocks, MARGIN, Stepped, Trusted};
 use signet_service::logging::with_causes;
 use tokio::sync::watch;
 
 use crate::issuance_log::{ActEntry, AppendError, Entry, IssuanceLog};
 use crate::reason::Reason;
+use crate::store::{Batch, Store, StoreError, Table};
 
+/// Row of [`Table::Meta`]: what was trusted last.
+const KEPT: &[u8] = b"clock";
 /// Between two looks.
 const TICK: Duration = Duration::from_secs(1);
 /// A longer step is never accepted by itself: after it nothing of a mesh is valid any more, or everything is
@@ -31,6 +35,20 @@ pub struct Clock {
     settle: Duration,
     doubt: Mutex<Option<Doubt>>,
     believed: watch::Sender<bool>,
+    /// What the store has.
+    kept: Mutex<Option<Trusted>>,
+}
+
+/// The watch over these clocks, which goes on with what a server on the same store trusted since the machine's
+/// start. Reads the store.
+///
+/// # Errors
+/// The store cannot be read.
+pub fn resume(clocks: Arc<dyn Clocks>, store: &dyn Store) -> Result<ClockWatch, StoreError> {
+    let row = store.read(Table::Meta, KEPT)?;
+    // One that is damaged is none.
+    let kept = row.and_then(|row| serde_json::from_slice(&row).ok());
+    Ok(ClockWatch::resume(clocks, MARGIN, kept.as_ref()))
 }
 
 /// Why the clock is not believed, and since when.
@@ -117,10 +135,12 @@ impl Clock {
     /// A clock that is believed by itself after `settle`. The log was opened with the same watch, and has told
     /// it how late it is at least.
     pub fn new(watch: Arc<ClockWatch>, settle: Duration) -> Self {
-        let clock = Self { watch, settle, doubt: Mutex::new(None), believed: watch::Sender::new(true) };
+        let (doubt, believed, kept) = (Mutex::default(), watch::Sender::new(true), Mutex::default());
+        let clock = Self { watch, settle, doubt, believed, kept };
+        let at_start = !clock.watch.resumed();
         for change in clock.watch.tick() {
             if let Change::Stepped(stepped) = change {
-                clock.begin(stepped, true);
+                clock.begin(stepped, at_start);
             }
         }
         clock
@@ -226,12 +246,35 @@ impl Clock {
         Ok(Some(stepped))
     }
 
+    /// Keeps what is trusted, if the store has another.
+    ///
+    /// # Errors
+    /// The store does not take it.
+    fn keep(&self, store: &dyn Store) -> Result<(), StoreError> {
+        let Some(trusted) = self.watch.trusted() else { return Ok(()) };
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.as_ref().is_some_and(|kept| kept.is_close_to(&trusted)) {
+            return Ok(());
+        }
+        let mut batch = Batch::default();
+        let row = serde_json::to_vec(&trusted).expect("a name and a number can be written as JSON");
+        batch.put(Table::Meta, KEPT, row);
+        store.apply(batch)?;
+        store.flush()?;
+        *kept = Some(trusted);
+        Ok(())
+    }
+
     /// Watches once a second. Never returns.
-    pub async fn run(&self, log: &IssuanceLog) {
+    pub async fn run(self: &Arc<Self>, log: &IssuanceLog, store: &Arc<dyn Store>) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
+            let (clock, at) = (self.clone(), store.clone());
+            if let Ok(Err(error)) = tokio::task::spawn_blocking(move || clock.keep(at.as_ref())).await {
+                tracing::warn!(error = with_causes(&error), "what the clock should say is not kept");
+            }
             if self.look(log.latest_checkpoint().time).is_none() {
                 continue;
             }
@@ -312,7 +355,7 @@ mod tests {
         clocks: &Arc<ClocksByHand>,
         store: &Arc<MemoryStore>,
     ) -> (Clock, IssuanceLog) {
-        let watch = Arc::new(ClockWatch::new(clocks.clone(), MARGIN));
+        let watch = Arc::new(resume(clocks.clone(), store.as_ref()).unwrap());
         let options = Options { clock: watch.clone(), ..Options::default() };
         let log = IssuanceLog::open(folder, store.clone(), &options).unwrap();
         (Clock::new(watch, SETTLE), log)
@@ -407,6 +450,37 @@ mod tests {
         // The machine was off for a month.
         server.clocks.step(Step::forwards(LARGEST * (365 + 30)));
         assert_eq!(server.settles_after(), Some(121));
+    }
+
+    #[test]
+    fn a_restart_believes_no_clock_that_was_refused_until_the_machine_is_started_anew() {
+        let server = Server::start();
+        server.clock.keep(server.store.as_ref()).unwrap();
+        server.clocks.step(Step::forwards(LARGEST + HOUR));
+        assert!(server.clock.now().is_err());
+        server.clock.keep(server.store.as_ref()).unwrap();
+        let server = server.restart();
+        assert_eq!(server.clock.now().unwrap_err().by, Step::forwards(LARGEST + HOUR));
+        assert_eq!(server.settles_after(), None, "it is too far, as it was before the restart");
+        assert_eq!(server.waiting(), Waiting::TooFar);
+        // What was accepted is what the next start goes on with.
+        server.clock.watch.accept();
+        server.clock.keep(server.store.as_ref()).unwrap();
+        let server = server.restart();
+        server.clock.now().unwrap();
+        server.clocks.step(Step::forwards(HOUR));
+        server.clocks.reboot();
+        server.restart().clock.now().unwrap();
+    }
+
+    #[test]
+    fn what_is_kept_and_cannot_be_read_is_none() {
+        let server = Server::start();
+        let mut batch = Batch::default();
+        batch.put(Table::Meta, KEPT, *b"{\"boot\":7}");
+        server.store.apply(batch).unwrap();
+        server.clocks.step(Step::forwards(HOUR));
+        server.restart().clock.now().unwrap();
     }
 
     #[test]

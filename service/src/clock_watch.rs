@@ -5,18 +5,20 @@
 //! time of day asks [`ClockWatch::now`], which compares at that moment: a step is seen by the first request
 //! after it, not by the next tick. Once a second [`ClockWatch::tick`] says what has changed. After a step the
 //! clock is trusted again when it has come back, or when somebody says so with [`ClockWatch::accept`]; who
-//! may, and when, is the business of the program.
+//! may, and when, is the business of the program. A program that keeps [`ClockWatch::trusted`] goes on with it
+//! after a restart, until the machine is started anew: a restart makes no clock better.
 //!
 //! Linux slews both clocks alike, so that only steps move them apart. Small ones (a leap second, a daily
 //! correction) are forgotten with time, a tenth of it at the most. A suspended machine steps nothing: the time
 //! since the start goes on meanwhile.
 
 use std::fmt;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::time::{ClockId, Timespec, clock_gettime};
+use serde::{Deserialize, Serialize};
 
 /// By how much the clocks may move apart: what tokens may be off by, and far less than leaves are backdated.
 pub const MARGIN: Duration = Duration::from_secs(10);
@@ -44,6 +46,11 @@ pub struct Reading {
 pub trait Clocks: fmt::Debug + Send + Sync {
     /// What they say now.
     fn read(&self) -> Reading;
+
+    /// Names what the time since the start is counted from; nothing where that is not known.
+    fn boot(&self) -> Option<String> {
+        None
+    }
 }
 
 /// The machine's clocks.
@@ -60,6 +67,13 @@ impl Clocks for MachineClocks {
             reading = read_once();
         }
         reading.0
+    }
+
+    /// The kernel's random id of this start, and the time namespace, which may have a count of its own.
+    fn boot(&self) -> Option<String> {
+        let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        let namespace = std::fs::read_link("/proc/self/ns/time").unwrap_or_default();
+        Some(format!("{} {}", id.trim(), namespace.display()))
     }
 }
 
@@ -79,12 +93,15 @@ fn duration(time: Timespec) -> Duration {
 
 /// Clocks that move when they are told to, for tests and rehearsals.
 #[derive(Debug)]
-pub struct ClocksByHand(Mutex<Reading>);
+pub struct ClocksByHand {
+    reading: Mutex<Reading>,
+    boots: AtomicU32,
+}
 
 impl ClocksByHand {
     /// They stand at this.
     pub fn at(reading: Reading) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(reading)))
+        Arc::new(Self { reading: Mutex::new(reading), boots: AtomicU32::new(0) })
     }
 
     /// They stand at what the machine's say now.
@@ -109,19 +126,29 @@ impl ClocksByHand {
         });
     }
 
+    /// The machine is started anew, in no time.
+    pub fn reboot(&self) {
+        self.boots.fetch_add(1, Ordering::Relaxed);
+        self.change(|clocks| (clocks.since_start, clocks.awake) = Default::default());
+    }
+
     /// The wall clock is set.
     pub fn step(&self, step: Step) {
         self.change(|clocks| clocks.wall = step.added_to(clocks.wall));
     }
 
     fn change(&self, change: impl FnOnce(&mut Reading)) {
-        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.reading.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
 
 impl Clocks for ClocksByHand {
     fn read(&self) -> Reading {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.reading.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn boot(&self) -> Option<String> {
+        Some(self.boots.load(Ordering::Relaxed).to_string())
     }
 }
 
@@ -183,6 +210,23 @@ pub struct Stepped {
     offset: i64,
 }
 
+/// What is trusted, to be kept for the next start of the program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trusted {
+    /// As [`Clocks::boot`] names it.
+    boot: String,
+    /// Wall clock less time since the start, in nanoseconds.
+    offset: i64,
+}
+
+impl Trusted {
+    /// Whether it says about the same, to a tenth of the usual margin.
+    pub fn is_close_to(&self, other: &Self) -> bool {
+        let apart = self.offset.saturating_sub(other.offset).saturating_abs();
+        self.boot == other.boot && apart <= nanoseconds(MARGIN) / 10
+    }
+}
+
 /// What a tick found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
@@ -201,6 +245,10 @@ pub struct ClockWatch {
     margin: i64,
     /// Wall clock less time since the start, as it is trusted, in nanoseconds.
     trusted: AtomicI64,
+    /// Nothing where it is not known.
+    boot: Option<String>,
+    /// Whether that was known from before this program started.
+    resumed: AtomicBool,
     looked: Mutex<Looked>,
 }
 
@@ -214,10 +262,28 @@ struct Looked {
 impl ClockWatch {
     /// Trusts the clock as it is now.
     pub fn new(clocks: Arc<dyn Clocks>, margin: Duration) -> Self {
-        let reading = clocks.read();
-        let trusted = AtomicI64::new(offset(&reading));
+        Self::resume(clocks, margin, None)
+    }
+
+    /// Trusts what was kept, if the machine was not started anew since then; otherwise the clock as it is now.
+    pub fn resume(clocks: Arc<dyn Clocks>, margin: Duration, kept: Option<&Trusted>) -> Self {
+        let (reading, boot) = (clocks.read(), clocks.boot());
+        let kept = kept.filter(|kept| boot.as_ref() == Some(&kept.boot));
+        let trusted = AtomicI64::new(kept.map_or(offset(&reading), |kept| kept.offset));
+        let resumed = AtomicBool::new(kept.is_some());
         let looked = Mutex::new(Looked { reading, step: None });
-        Self { clocks, margin: nanoseconds(margin), trusted, looked }
+        Self { clocks, margin: nanoseconds(margin), trusted, boot, resumed, looked }
+    }
+
+    /// Whether what was kept is trusted: then a step is one, also at the start.
+    pub fn resumed(&self) -> bool {
+        self.resumed.load(Ordering::Acquire)
+    }
+
+    /// What is trusted, for [`ClockWatch::resume`]; nothing where the machine's starts have no names.
+    pub fn trusted(&self) -> Option<Trusted> {
+        let boot = self.boot.clone()?;
+        Some(Trusted { boot, offset: self.trusted.load(Ordering::Acquire) })
     }
 
     /// Watches the machine's clocks, with the usual margin.
@@ -230,8 +296,12 @@ impl ClockWatch {
     pub fn not_before(&self, time: SystemTime) {
         let reading = self.clocks.read();
         let floor = to_nanoseconds(time).saturating_sub(nanoseconds(reading.since_start));
-        if offset(&reading).saturating_add(self.margin) < floor {
-            self.trusted.store(floor, Ordering::Release);
+        let is_behind = |offset: i64| offset.saturating_add(self.margin) < floor;
+        if is_behind(self.trusted.load(Ordering::Acquire)) {
+            // What was kept is older than what is known now.
+            let now = offset(&reading);
+            self.trusted.store(if is_behind(now) { floor } else { now }, Ordering::Release);
+            self.resumed.store(false, Ordering::Release);
         }
     }
 
@@ -468,6 +538,36 @@ mod tests {
         assert_eq!(watch.tick(), [Change::Stepped(stepped)]);
         clocks.step(Step::forwards(HOUR));
         assert_eq!(watch.tick(), [Change::Returned]);
+    }
+
+    #[test]
+    fn what_was_kept_is_trusted_until_the_machine_is_started_anew() {
+        let (clocks, watch) = watched();
+        let (before, kept) = (watch.now().unwrap(), watch.trusted().unwrap());
+        let resume = || ClockWatch::resume(clocks.clone(), MARGIN, Some(&kept));
+        clocks.suspend(HOUR);
+        assert!(resume().now().is_ok() && resume().resumed());
+        for step in [Step::forwards(HOUR), Step::backwards(HOUR * 2)] {
+            clocks.step(step);
+            let watch = resume();
+            assert_eq!(watch.trusted().as_ref(), Some(&kept));
+            let stepped = watch.now().unwrap_err();
+            assert_eq!(stepped.expected, before + HOUR);
+            // The log knows less than what was kept, or what was accepted since then.
+            watch.not_before(before);
+            assert_eq!((watch.now(), watch.resumed()), (Err(stepped), true));
+            watch.not_before(before + HOUR * 2);
+            assert_eq!((watch.now().is_ok(), watch.resumed()), (step.is_forwards(), false));
+        }
+        clocks.reboot();
+        assert!(resume().now().is_ok() && !resume().resumed());
+    }
+
+    #[test]
+    fn the_machine_names_its_start() {
+        let boot = MachineClocks.boot().unwrap();
+        assert_eq!(boot, MachineClocks.boot().unwrap());
+        assert!(boot.len() > 36, "{boot:?}");
     }
 
     #[test]

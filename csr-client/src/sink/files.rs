@@ -91,11 +91,10 @@ pub fn write(
     let staged = stage_pair(folder, svid, roots, roots_in_chain)?;
     let crl = folder.join(CA_CRL);
     // Without a CRL in it, the file would be a damaged one.
-    match crls.is_empty() {
-        true => remove(&crl)?,
-        false => {
-            stage(folder, CA_CRL, &crls.to_pem(), 0o644)?.commit().map_err(|source| failed(&crl, source))?
-        }
+    if crls.is_empty() {
+        remove(&crl)?;
+    } else {
+        stage(folder, CA_CRL, &crls.to_pem(), 0o644)?.commit().map_err(|source| failed(&crl, source))?;
     }
     for file in staged {
         file.commit().map_err(|source| failed(folder, source))?;
