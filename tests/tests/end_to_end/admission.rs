@@ -17,7 +17,7 @@ use tonic_types::StatusExt;
 use super::requests::call;
 
 /// A CA whose every signature takes more than a millisecond.
-async fn slow_ca(site: &Site, changes: &[(&str, &str)]) -> Ca {
+pub(super) async fn slow_ca(site: &Site, changes: &[(&str, &str)]) -> Ca {
     let name = ["intermediate", "--root", "root", "--name", "slow", "--key", "rsa4096", "--out", "slow"];
     site.certs(&name);
     site.ca(&[&[("cacerts", "slow")], changes].concat()).await
@@ -31,7 +31,7 @@ fn pod(site: &Site, namespace: &str, name: &str) -> Ask {
 }
 
 /// Asks for all at once.
-async fn at_once(caller: &Caller, asks: Vec<Ask>) -> (Vec<Answer>, Vec<Status>) {
+pub(super) async fn at_once(caller: &Caller, asks: Vec<Ask>) -> (Vec<Answer>, Vec<Status>) {
     let (answers, refused): (Vec<_>, Vec<_>) =
         join_all(asks.into_iter().map(|ask| caller.ask(ask))).await.into_iter().partition(Result::is_ok);
     (answers.into_iter().map(Result::unwrap).collect(), refused.into_iter().map(Result::unwrap_err).collect())

@@ -5,11 +5,14 @@ use std::sync::Arc;
 use serde_json::Value;
 use signet_tests::harness::ca::{Ca, done, failed};
 use signet_tests::harness::caller::{Ask, Caller, reason};
+use signet_tests::harness::eventually;
 use signet_tests::harness::http::metric;
 use signet_tests::harness::site::{IDENTITY, Site};
 use signet_tests::token_issuer::Object;
 use tokio::sync::mpsc;
 use tonic::Code;
+
+use super::admission::{at_once, slow_ca};
 
 /// Asks, and must be refused as blocked: opaquely to the outside, by block and kind in the log.
 async fn refused(site: &Site, ca: &Ca, ask: Ask, what: &str) {
@@ -191,4 +194,24 @@ async fn whoever_was_blocked_while_it_waited_gets_nothing() {
     let counted = block["left"]["certificates"].as_u64().unwrap() as usize;
     // What was being written at that very moment may be missing in the count; nothing else.
     assert!(counted <= total && total - counted <= 16, "{counted} of {total} were counted");
+}
+
+#[tokio::test]
+async fn whoever_is_blocked_while_its_requests_wait_for_their_turn_gets_no_more() {
+    const REQUESTS: usize = 500;
+    let site = Site::default();
+    let ca = slow_ca(&site, &[]).await;
+    let caller = Caller::to(&site, &ca).await;
+    let block = async {
+        // All are attested: who is refused from here on was let in before.
+        eventually("requests wait", async || {
+            let all = metric(ca.monitoring, "citadel_server_csr_count")? >= REQUESTS as f64;
+            metric(ca.monitoring, "signet_queue").filter(|waiting| all && *waiting > 50.0)
+        })
+        .await;
+        add(&ca, "--identity", IDENTITY)
+    };
+    let ((answers, refused), _) = tokio::join!(at_once(&caller, vec![site.ask(); REQUESTS]), block);
+    let blocked = refused.iter().filter(|status| reason(status) == "BLOCKED").count();
+    assert!(!answers.is_empty() && blocked > 0, "{} answers, {blocked} blocked", answers.len());
 }
