@@ -125,6 +125,9 @@ impl Details {
 
 fn signature(parsed: &X509Certificate<'_>) -> Signature {
     let algorithm = &parsed.signature_algorithm.algorithm;
+    if parsed.tbs_certificate.signature != parsed.signature_algorithm {
+        return Signature::Other("another algorithm than it says within (RFC 5280, 4.1.1.2)".into());
+    }
     if SignatureAlgorithm::of_oid(algorithm.as_bytes()).is_some() {
         return Signature::Good;
     }
