@@ -2,9 +2,9 @@
 //! else.
 //!
 //! [`istio`] answers CreateCertificate, [`trust_watch`] pushes trust bundles, [`listener`] is the TLS port
-//! under both, [`entrance`] and [`admission`] what is taken at once, [`refusals`] what is done
-//! with the rest. [`admin`] serves operators on a Unix socket,
-//! `backup` and `blocks` verbs of theirs, [`monitoring`] metrics and health.
+//! under both, which writes [`bunched`]; [`entrance`] and [`admission`] are what is taken at once, [`refusals`] what is
+//! done with the rest. [`admin`] serves operators on a Unix socket, `backup` and `blocks` verbs of theirs,
+//! [`monitoring`] metrics and health.
 
 pub mod admin;
 pub mod admission;
