@@ -225,6 +225,8 @@ pub(crate) async fn follow(
                         written.send_replace(holds);
                     }
                     Err(error) => {
+                        // Some may have their names already: what is there now is no meddling.
+                        ours = None;
                         metrics.wrote(Writes::Certificates, false);
                         if let Some(held_back) = complaint.about(&error) {
                             tracing::warn!(error, held_back, "the certificate's files are not written");

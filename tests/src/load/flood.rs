@@ -44,9 +44,9 @@ pub struct Flooded {
     pub capacity: f64,
     /// Certificates a second under the flood, piece by piece.
     pub goodput: Vec<f64>,
-    /// Requests of the flood sent, and answered with a certificate.
+    /// Requests of the flood that were sent.
     pub sent: usize,
-    /// See `sent`.
+    /// Requests answered with a certificate, renewals included.
     pub answered: usize,
     /// Not sent, because too many were in flight here.
     pub skipped: usize,
